@@ -1,0 +1,1 @@
+"""What the guest sees: one file per device, none of which knows KVM."""

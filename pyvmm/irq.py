@@ -1,0 +1,74 @@
+"""Interrupt lines as devices see them: a level to set. What carries it (KVM_IRQ_LINE, a test's list) is wiring.
+
+A GSI may be shared (ISA COM1/COM3, PCI INTx): its level is the OR of its sources, so every device gets a source of
+its own and only a change of the OR reaches the interrupt controller (one ioctl per 0 <-> 1 change).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Protocol
+
+    class IrqLine(Protocol):
+        """What a device is given in its constructor."""
+
+        def set(self, level: int) -> None:
+            """Drives the line high (1) or low (0). Repeating the present level does nothing."""
+
+        def pulse(self) -> None:
+            """High, then low: one edge."""
+
+
+class IrqSource:
+    """One device's input into a shared line."""
+
+    __slots__ = ("_line", "level")
+
+    def __init__(self, line: SharedLine) -> None:
+        self._line = line
+        self.level = 0
+
+    def set(self, level: int) -> None:
+        level = 1 if level else 0
+        if level != self.level:
+            self.level = level
+            self._line.changed(1 if level else -1)
+
+    def pulse(self) -> None:
+        self.set(1)
+        self.set(0)
+
+
+class SharedLine:
+    """The wired OR of all sources on one GSI."""
+
+    __slots__ = ("gsi", "high", "drive")
+
+    def __init__(self, gsi: int, drive: Callable[[int, int], None]) -> None:
+        self.gsi = gsi
+        self.high = 0  # how many sources are high
+        self.drive = drive
+
+    def changed(self, step: int) -> None:
+        before, self.high = self.high, self.high + step
+        if not before or not self.high:
+            self.drive(self.gsi, 1 if self.high else 0)
+
+
+class IrqLines:
+    """All lines of a machine. ``drive(gsi, level)`` is KVM_IRQ_LINE, or a fake in tests.
+
+    Tracers replace ``drive`` on a SharedLine and put it back; nobody else knows.
+    """
+
+    def __init__(self, drive: Callable[[int, int], None]) -> None:
+        self._drive = drive
+        self.lines: dict[int, SharedLine] = {}
+
+    def source(self, gsi: int) -> IrqSource:
+        """A new source on ``gsi`` for one device."""
+        line = self.lines.get(gsi)
+        if line is None:
+            line = self.lines[gsi] = SharedLine(gsi, self._drive)
+        return IrqSource(line)

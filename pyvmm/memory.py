@@ -1,0 +1,110 @@
+"""Guest physical memory as the host holds it: one anonymous mapping, split around the hole below 4 GiB.
+
+Everything a device or boot loader does with guest memory comes through here, so here stands the one bounds check: any
+range that is not wholly inside one RAM region raises GuestFault. Ranges that cross the hole are outside by definition.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import struct
+
+from pyvmm.errors import ConfigError, GuestFault, HostError
+from pyvmm.layout import PAGE, RAM_MIN, ram_regions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python names it since 3.13
+
+
+class Region:
+    """A contiguous piece of guest RAM.
+
+    Attributes:
+        gpa, size: where the guest sees it, in bytes; both multiples of 4 KiB.
+        view: writable memoryview of exactly these bytes.
+        host_address: virtual address in this process, for KVM_SET_USER_MEMORY_REGION.
+    """
+
+    __slots__ = ("gpa", "size", "end", "view", "host_address")
+
+    def __init__(self, gpa: int, view: memoryview, host_address: int) -> None:
+        self.gpa = gpa
+        self.size = len(view)
+        self.end = gpa + self.size
+        self.view = view
+        self.host_address = host_address
+
+
+class GuestMemory:
+    """All RAM of one guest.
+
+    Args:
+        size: bytes, a multiple of 4 KiB, at least 1 MiB. May exceed what the host has free (mapped without reserve:
+            pages cost nothing until the guest touches them), not what the host has in all.
+
+    Raises:
+        ConfigError: size out of range.
+        HostError: the host refuses the mapping.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < RAM_MIN or size % PAGE:
+            raise ConfigError(f"guest memory of {size} bytes: give -m at least 1M, in multiples of 4 KiB")
+        limit = host_memory()
+        if size > limit:
+            raise ConfigError(f"guest memory of {size >> 20} MiB is more than this host has ({limit >> 20} MiB RAM and swap): lower -m")
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        try:
+            self.mapping = mmap.mmap(-1, size, flags=flags)
+        except OSError as error:
+            raise HostError(f"cannot map {size >> 20} MiB of guest memory: {error.strerror}; lower -m") from error
+        self.size = size
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
+        whole = memoryview(self.mapping)
+        self.regions: list[Region] = []
+        offset = 0
+        for gpa, length in ram_regions(size):
+            self.regions.append(Region(gpa, whole[offset : offset + length], base + offset))
+            offset += length
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """A writable view of ``length`` bytes at ``gpa``, no copy.
+
+        Raises:
+            GuestFault: not wholly inside one RAM region.
+        """
+        for region in self.regions:
+            if region.gpa <= gpa and gpa + length <= region.end and length >= 0:
+                start = gpa - region.gpa
+                return region.view[start : start + length]
+        raise GuestFault(gpa, length)
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """A copy of ``length`` bytes at ``gpa``. Raises GuestFault outside RAM, before anything is allocated."""
+        return bytes(self.view(gpa, length))
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copies ``data`` to ``gpa``. Raises GuestFault, nothing written, when any byte falls outside RAM."""
+        self.view(gpa, len(data))[:] = data
+
+    def unpack(self, layout: str, gpa: int) -> tuple[Any, ...]:
+        """``struct.unpack(layout, ...)`` of the bytes at ``gpa``. Raises GuestFault outside RAM."""
+        return struct.unpack(layout, self.view(gpa, struct.calcsize(layout)))
+
+    def contains(self, gpa: int, length: int) -> bool:
+        """Whether the whole range is RAM."""
+        return any(region.gpa <= gpa and gpa + length <= region.end for region in self.regions)
+
+
+def host_memory() -> int:
+    """RAM and swap of the host in bytes (/proc/meminfo, MemTotal + SwapTotal)."""
+    total = 0
+    with open("/proc/meminfo") as meminfo:
+        for line in meminfo:
+            if line.startswith(("MemTotal:", "SwapTotal:")):
+                total += int(line.split()[1]) << 10
+    return total
