@@ -1,0 +1,204 @@
+"""The run loop: KVM_RUN, one table look-up by exit reason, one device call.
+
+    guest: out 0x3f8, al
+      -> KVM_RUN returns, exit_reason = KVM_EXIT_IO        (run page, u32 at byte 8)
+      -> exits[reason]()                                   (this file)
+      -> ports[u32 at byte 0x20]()                         direction, size and port are one 32-bit word: one dict look-up
+      -> Serial.write(0, 1, al)
+
+Handlers are closures over one vCPU's page: no object is made, nothing is parsed, nobody is asked whether he wants to
+observe. Whoever observes swaps entries of ``exits`` or of the buses' mappings and puts them back (``pyvmm.events``).
+"""
+
+from __future__ import annotations
+
+from ctypes import get_errno
+from struct import Struct
+
+from pyvmm.errors import UnhandledExit
+from pyvmm.kvm import structs, uapi
+from pyvmm.kvm.ioctl import failure
+from pyvmm.kvm.vcpu import run_ioctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from pyvmm.bus import Bus
+    from pyvmm.kvm.vcpu import Vcpu
+
+    Handler = Callable[[], None]
+
+_PORT_CACHE_MAX = 4096  # a guest can name 65,536 ports in 6 ways; real ones use a few dozen
+_BY_SIZE = {1: Struct("<B"), 2: Struct("<H"), 4: Struct("<I"), 8: Struct("<Q")}
+
+
+class Stop(Exception):
+    """Leaves the loop for good: a handler or an observer has decided. Carries nothing; the machine holds the reason."""
+
+
+class RunLoop:
+    """Drives one vCPU on the calling thread.
+
+    Args:
+        vcpu: the descriptor and its page.
+        ports, mmio: the machine's buses.
+        lock: the machine lock; held around every device call.
+        interrupted: called when KVM_RUN was kicked; returns True to leave the loop.
+        unhandled: called with the exit reason for exits without a handler; usually raises Stop.
+
+    Attributes:
+        exits: exit reason -> handler. Observers swap entries.
+        drain: empties the coalesced ring before a device sees a later access; None while no zone is registered.
+    """
+
+    def __init__(
+        self, vcpu: Vcpu, ports: Bus, mmio: Bus, lock: Any, interrupted: Callable[[], bool], unhandled: Callable[[int], None]
+    ) -> None:
+        self.vcpu = vcpu
+        self.ports = ports
+        self.mmio = mmio
+        self.lock = lock
+        self.interrupted = interrupted
+        self.unhandled = unhandled
+        self.exits: dict[int, Handler] = _Exits(self)
+        self.drain: Callable[[], None] | None = None
+        port_handlers = _PortHandlers(self)
+        ports.on_change.append(port_handlers.clear)
+        words = vcpu.words
+        self.exits[uapi.KVM_EXIT_IO] = lambda: port_handlers[words[8]]()
+        self.exits[uapi.KVM_EXIT_MMIO] = _mmio_handler(self)
+        self.exits[uapi.KVM_EXIT_INTR] = lambda: None
+
+    def run(self) -> None:
+        """Runs the vCPU until a handler raises Stop or ``interrupted`` says so.
+
+        Raises:
+            KvmError: KVM_RUN failed otherwise than by EINTR or EAGAIN.
+            PyvmmError, and whatever else a handler raises.
+        """
+        ioctl, fd, request = run_ioctl, self.vcpu.fd, uapi.KVM_RUN
+        exits, words = self.exits, self.vcpu.words
+        while True:
+            try:
+                while True:
+                    if ioctl(fd, request):  # ctypes variant only: fcntl raises
+                        raise OSError(get_errno(), "KVM_RUN")
+                    exits[words[2]]()
+            except InterruptedError:
+                if self.interrupted():
+                    return
+            except BlockingIOError:
+                continue  # EAGAIN: an application processor got INIT or SIPI; run it again
+            except Stop:
+                return
+            except OSError as error:
+                if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                    raise  # a device's or backend's error, not KVM_RUN's
+                raise failure(request, error.errno or 0) from None
+
+
+class _Exits(dict):  # type: ignore[type-arg]
+    """Exit reason -> handler, with a handler for every reason there is or will be."""
+
+    def __init__(self, loop: RunLoop) -> None:
+        self._loop = loop
+
+    def __missing__(self, reason: int) -> Handler:
+        loop = self._loop
+
+        def handler() -> None:
+            loop.unhandled(reason)
+
+        self[reason] = handler
+        return handler
+
+
+class _PortHandlers(dict):  # type: ignore[type-arg]
+    """(direction | size << 8 | port << 16) -> what to do, resolved on the first access, dropped when the bus changes."""
+
+    def __init__(self, loop: RunLoop) -> None:
+        self._loop = loop
+
+    def __missing__(self, key: int) -> Handler:
+        if len(self) >= _PORT_CACHE_MAX:
+            self.clear()
+        direction, size, port = key & 0xFF, key >> 8 & 0xFF, key >> 16
+        if size not in (1, 2, 4):
+            raise UnhandledExit(f"KVM_EXIT_IO of {size} bytes at port {port:#x}")
+        make = _port_out if direction else _port_in
+        handler = self[key] = make(self._loop, port, size)
+        return handler
+
+
+def _port_in(loop: RunLoop, port: int, size: int) -> Handler:
+    page, words, lock = loop.vcpu.page, loop.vcpu.words, loop.lock
+    offset, read, _ = loop.ports.find(port, size)
+    pack_into = _BY_SIZE[size].pack_into
+
+    def handler() -> None:
+        # words[9] is io.count (string I/O batches up to a page), words[10] io.data_offset
+        with lock:
+            if loop.drain is not None:
+                loop.drain()
+            if words[9] == 1:
+                pack_into(page, words[10], read(offset, size))
+            else:
+                for at in range(words[10], words[10] + words[9] * size, size):
+                    pack_into(page, at, read(offset, size))
+
+    return handler
+
+
+def _port_out(loop: RunLoop, port: int, size: int) -> Handler:
+    page, words, lock = loop.vcpu.page, loop.vcpu.words, loop.lock
+    offset, _, write = loop.ports.find(port, size)
+    unpack_from = _BY_SIZE[size].unpack_from
+
+    def handler() -> None:
+        with lock:
+            if loop.drain is not None:
+                loop.drain()
+            if words[9] == 1:
+                write(offset, size, unpack_from(page, words[10])[0])
+            else:
+                for at in range(words[10], words[10] + words[9] * size, size):
+                    write(offset, size, unpack_from(page, at)[0])
+
+    return handler
+
+
+def _mmio_handler(loop: RunLoop) -> Handler:
+    page, words, quads, lock = loop.vcpu.page, loop.vcpu.words, loop.vcpu.quads, loop.lock
+    find = loop.mmio.find
+    data, is_write = structs.RUN_MMIO_DATA, structs.RUN_MMIO_IS_WRITE
+
+    def handler() -> None:
+        size = words[12]
+        with lock:
+            if loop.drain is not None:
+                loop.drain()
+            if size not in _BY_SIZE:  # a 16-byte or page-crossing store arrives in odd pieces
+                _odd_mmio(loop, size)
+                return
+            offset, read, write = find(quads[4], size)
+            if page[is_write]:
+                write(offset, size, _BY_SIZE[size].unpack_from(page, data)[0])
+            else:
+                _BY_SIZE[size].pack_into(page, data, read(offset, size))
+
+    return handler
+
+
+def _odd_mmio(loop: RunLoop, size: int) -> None:
+    """An MMIO access of 3, 5, 6 or 7 bytes, as a page crossing may leave: byte by byte."""
+    page, address = loop.vcpu.page, loop.vcpu.quads[4]
+    if not 0 < size <= 8:
+        raise UnhandledExit(f"KVM_EXIT_MMIO of {size} bytes at {address:#x}")
+    for at in range(size):
+        if page[structs.RUN_MMIO_IS_WRITE]:
+            loop.mmio.write(address + at, 1, page[structs.RUN_MMIO_DATA + at])
+        else:
+            page[structs.RUN_MMIO_DATA + at] = loop.mmio.read(address + at, 1)
+
+
