@@ -1,0 +1,171 @@
+"""The PC's small system ports: A20 and fast reset (0x92), reset control (0xCF9), speaker gate (0x61), POST code (0x80),
+Bochs' power-off string (0x8900). One byte each; map each with length 1.
+
+The A20 gate is kept for reading back, but addresses are never wrapped: KVM has no A20 mask, and nothing since the
+80286 wants one.
+"""
+
+from __future__ import annotations
+
+from pyvmm.events import POWEROFF, RESET, StopReason
+from pyvmm.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.devices.device import Clock
+    from pyvmm.events import RequestStop
+
+A20 = 0x02
+FAST_RESET = 0x01
+RESET_HARD, RESET_CPU, RESET_FULL = 0x02, 0x04, 0x08
+GATE2, SPEAKER, REFRESH, OUT2 = 0x01, 0x02, 0x10, 0x20
+REFRESH_NS = 15_085  # half a period of the toggle: one refresh request, channel 1 of the PIT with divisor 18
+
+_SHUTDOWN = b"Shutdown"
+
+
+class PortState(Record):
+    """The byte that was written last, as it reads back."""
+
+    value: int = 0
+
+
+class SystemPortA:
+    """Port 0x92 (PS/2 system control port A): bit 1 A20, bit 0 going from 0 to 1 resets the processor.
+
+    Bit 0 stays 1 after the reset it caused (PS/2 hardware interface reference; kvm-unit-tests x86/init.c): only
+    ``reset``, the power-on one, clears it.
+    """
+
+    registers = "pyvmm.devices.system_ports_regs:PORT_A"
+
+    def __init__(self, request_stop: RequestStop) -> None:
+        self.name = "port92"
+        self.request_stop = request_stop
+        self.state = PortState(value=A20)
+
+    def read(self, offset: int, size: int) -> int:
+        return self.state.value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        before, self.state.value = self.state.value, value & (A20 | FAST_RESET)
+        if self.state.value & ~before & FAST_RESET:
+            self.request_stop(StopReason(kind=RESET, detail="fast reset through port 0x92"))
+
+    def reset(self) -> None:
+        self.state.value = A20
+
+
+class ResetControl:
+    """Port 0xCF9 (PIIX3 RC, ICH RST_CNT): bit 2 going from 0 to 1 resets, bit 1 says hard, bit 3 with power cycle."""
+
+    registers = "pyvmm.devices.system_ports_regs:RESET_CONTROL"
+
+    def __init__(self, request_stop: RequestStop) -> None:
+        self.name = "reset-control"
+        self.request_stop = request_stop
+        self.state = PortState()
+
+    def read(self, offset: int, size: int) -> int:
+        return self.state.value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        before, self.state.value = self.state.value, value & (RESET_HARD | RESET_CPU | RESET_FULL)
+        if value & ~before & RESET_CPU:
+            kind = "hard" if value & RESET_HARD else "soft"
+            self.request_stop(StopReason(kind=RESET, detail=f"{kind} reset through port 0xcf9"))
+
+    def reset(self) -> None:
+        self.state.value = 0
+
+
+class SystemPortB:
+    """Port 0x61 for machines whose PIT does not bring it: gate of counter 2, speaker, refresh toggle, OUT2.
+
+    Args:
+        clock: drives the refresh toggle, which old delay loops count.
+        out2: output of the PIT's counter 2. Without a PIT it reads 1: a guest waiting for the counter to run out must
+            not wait for ever.
+        set_gate2: told when the gate changes.
+    """
+
+    registers = "pyvmm.devices.system_ports_regs:PORT_B"
+
+    def __init__(self, clock: Clock, out2: Callable[[], int] | None = None, set_gate2: Callable[[int], None] | None = None) -> None:
+        self.name = "port61"
+        self.clock = clock
+        self.out2 = out2
+        self.set_gate2 = set_gate2
+        self.state = PortState()
+
+    def read(self, offset: int, size: int) -> int:
+        value = self.state.value
+        if self.clock() // REFRESH_NS & 1:
+            value |= REFRESH
+        if self.out2 is None or self.out2():
+            value |= OUT2
+        return value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        before, self.state.value = self.state.value, value & (GATE2 | SPEAKER)
+        if self.set_gate2 is not None and (before ^ value) & GATE2:
+            self.set_gate2(value & GATE2)
+
+    def reset(self) -> None:
+        self.write(0, 1, 0)
+
+
+class PostPort:
+    """Port 0x80: keeps the last POST code. Linux writes it for its delay, so it does nothing else."""
+
+    registers = "pyvmm.devices.system_ports_regs:POST"
+
+    def __init__(self) -> None:
+        self.name = "post"
+        self.state = PortState()
+
+    def read(self, offset: int, size: int) -> int:
+        return self.state.value
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.state.value = value & 0xFF
+
+    def reset(self) -> None:
+        self.state.value = 0
+
+
+class ShutdownState(Record):
+    """How many letters of the string have come in order."""
+
+    matched: int = 0
+
+
+class BochsShutdown:
+    """Port 0x8900: writing the letters of "Shutdown" one after the other switches the machine off."""
+
+    registers = "pyvmm.devices.system_ports_regs:BOCHS_SHUTDOWN"
+
+    def __init__(self, request_stop: RequestStop) -> None:
+        self.name = "bochs-shutdown"
+        self.request_stop = request_stop
+        self.state = ShutdownState()
+
+    def read(self, offset: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        letter = value & 0xFF
+        matched = self.state.matched
+        if letter == _SHUTDOWN[matched]:
+            matched += 1
+        else:
+            matched = 1 if letter == _SHUTDOWN[0] else 0
+        if matched == len(_SHUTDOWN):
+            matched = 0
+            self.request_stop(StopReason(kind=POWEROFF, detail='"Shutdown" written to port 0x8900'))
+        self.state.matched = matched
+
+    def reset(self) -> None:
+        self.state.matched = 0

@@ -1,0 +1,39 @@
+"""Register tables of the small system ports."""
+
+from __future__ import annotations
+
+from pyvmm.devices.device import Register, bits
+
+PORT_A = (
+    Register(
+        name="PORTA",
+        offset=0,
+        size=1,
+        access="rw",
+        reset=0x02,
+        section="PS/2 system control port A",
+        fields=bits("RESET 0 0 to 1 resets the processor", "A20 1 address line 20 open"),
+    ),
+)
+RESET_CONTROL = (
+    Register(
+        name="RST_CNT",
+        offset=0,
+        size=1,
+        access="rw",
+        section="ICH RST_CNT",
+        fields=bits("SYS_RST 1 hard reset", "RST_CPU 2 0 to 1 resets", "FULL_RST 3 with power cycle"),
+    ),
+)
+PORT_B = (
+    Register(
+        name="PORTB",
+        offset=0,
+        size=1,
+        access="rw",
+        section="ICH NMI_SC",
+        fields=bits("GATE2 0 gate of PIT counter 2", "SPKR 1 speaker", "REFRESH 4 toggles", "OUT2 5 output of PIT counter 2"),
+    ),
+)
+POST = (Register(name="POST", offset=0, size=1, access="rw", section="AT POST code"),)
+BOCHS_SHUTDOWN = (Register(name="SHUTDOWN", offset=0, size=1, access="w", section='Bochs: "Shutdown" switches off'),)
