@@ -1,0 +1,39 @@
+"""What firmware would leave in memory for every guest: BIOS data area, EBDA, MP table, ACPI tables."""
+
+from __future__ import annotations
+
+from struct import pack
+
+from pyvmm import layout
+from pyvmm.boot import mptable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.config import Config
+
+BDA_EBDA_SEGMENT = 0x40E  # word: segment of the EBDA
+BDA_BASE_MEMORY = 0x413  # word: KiB of conventional memory below it
+
+
+def platform_tables(config: Config) -> list[tuple[int, bytes]]:
+    """All writes, disjoint: [(gpa, bytes)]."""
+    writes = [
+        (BDA_EBDA_SEGMENT, pack("<H", layout.EBDA >> 4)),
+        (BDA_BASE_MEMORY, pack("<H", layout.EBDA // layout.KIB)),
+        (layout.EBDA, bytes([(layout.VGA_WINDOW - layout.EBDA) // layout.KIB])),
+        *mptable.mp_table(config),
+    ]
+    if config.acpi:
+        from pyvmm.boot import acpi
+
+        writes.append(acpi.acpi_tables(config))
+    return writes
+
+
+def rsdp_address(config: Config) -> int:
+    """Where the RSDP is, 0 without ACPI: for boot_params and hvm_start_info."""
+    if not config.acpi:
+        return 0
+    from pyvmm.boot.acpi import RSDP
+
+    return RSDP
