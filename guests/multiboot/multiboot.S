@@ -64,3 +64,4 @@ module: test    edi, edi
 off:    POWER_OFF_OR_RESET
 
 CONSOLE
+NUMBERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from struct import iter_unpack, pack_into, unpack_from
 
 from pyvmm.errors import HostError, KvmError
 from pyvmm.kvm import structs, uapi
@@ -74,9 +75,10 @@ class Kvm:
 
     def supported_cpuid(self) -> list[tuple[int, int, int, int, int, int, int]]:
         """KVM_GET_SUPPORTED_CPUID as [(function, index, flags, eax, ebx, ecx, edx)]."""
-        count = 128
+        count, size = 128, 40  # bytes of a kvm_cpuid_entry2: seven words and twelve bytes of padding
         while True:
-            table: Any = structs.with_array(structs.kvm_cpuid2, structs.kvm_cpuid_entry2, count)(nent=count)
+            table = bytearray(8 + size * count)
+            pack_into("<I", table, 0, count)
             try:
                 call(self.fd, uapi.KVM_GET_SUPPORTED_CPUID, table)
             except KvmError as error:
@@ -84,7 +86,8 @@ class Kvm:
                     raise
                 count *= 2
                 continue
-            return [(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in table.entries[: table.nent]]
+            (count,) = unpack_from("<I", table)
+            return list(iter_unpack("<7I12x", memoryview(table)[8 : 8 + size * count]))
 
     def msr_indices(self) -> list[int]:
         """KVM_GET_MSR_INDEX_LIST: the MSRs a snapshot saves."""

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import os
 import sys
+from struct import pack
 
 from pyvmm.kvm import structs, uapi
 from pyvmm.kvm.ioctl import call, call_value, libc
@@ -202,9 +203,9 @@ class Vcpu:
 
     def set_cpuid(self, leaves: list[tuple[int, int, int, int, int, int, int]]) -> None:
         """KVM_SET_CPUID2 with [(function, index, flags, eax, ebx, ecx, edx)]; before the first KVM_RUN."""
-        table: Any = structs.with_array(structs.kvm_cpuid2, structs.kvm_cpuid_entry2, len(leaves))(nent=len(leaves))
-        for entry, leaf in zip(table.entries, leaves):
-            entry.function, entry.index, entry.flags, entry.eax, entry.ebx, entry.ecx, entry.edx = leaf
+        table = bytearray(pack("<I4x", len(leaves)))
+        for leaf in leaves:
+            table += pack("<7I12x", *leaf)  # kvm_cpuid_entry2
         call(self.fd, uapi.KVM_SET_CPUID2, table)
 
     # --- the rest ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # run as a program: make `tests` importable, as p
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.nested import emulator, wire
-from tests.support import debian, initramfs
+from tests.support import cpio, debian, initramfs
 
 PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -31,8 +31,8 @@ PACKAGES = {
     "setpriv": "util-linux",
 }
 # virtio_ring first: virtio_pci finds its rings only when it is there. The rest follows its own dependencies.
-_SYSTEM_MODULES = "virtio_ring virtio virtio_pci virtio_console 9pnet_virtio 9p overlay tun tap vhost_net".split()
-_KVM_MODULES = "kvm kvm_amd".split()
+_SYSTEM_MODULES = ("virtio_ring", "virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "tun", "vhost_net")
+_KVM_MODULES = ("kvm", "kvm_amd")
 _INIT = Path(__file__).with_name("amd_init.sh")
 _KERNEL_LINE = (
     # A panic reboots at once, which -no-reboot turns into the end of QEMU. A CPU stuck for a minute (twice the
@@ -105,13 +105,8 @@ def run_once(job: Job, options: argparse.Namespace, scratch: Path, base: bytes) 
     initrd = scratch / "initrd"
     variables = f"TOKEN={token}\nRESULTS={shlex.quote(str(job.results or ''))}\n"
     # The kernel unpacks archives that follow one another, so the job need not be mixed into the prepared one.
-    job_files = initramfs.cpio.archive(
-        [
-            initramfs.cpio.file("job.env", variables.encode()),
-            initramfs.cpio.file("job.sh", job.script().encode()),
-        ]
-    )
-    initrd.write_bytes(base + job_files)
+    job_files = [cpio.file("job.env", variables.encode()), cpio.file("job.sh", job.script().encode())]
+    initrd.write_bytes(base + cpio.archive(job_files))
     console = scratch / "console.log"
     console.write_bytes(b"")
     kernel = debian.kernel("generic").vmlinux()

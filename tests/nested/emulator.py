@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -92,7 +92,8 @@ def run(
                     if parser.status is not None:
                         found = Verdict.FINISHED, f"exit status {parser.status}"
                     elif not data:
-                        found = Verdict.DIED, f"the emulator ended with status {process.wait(_POLL_SECONDS * 20)}"
+                        status = process.wait(_POLL_SECONDS * 20)
+                        found = watch.panic() or (Verdict.DIED, f"the emulator ended with status {status}")
                 found = found or watch.check(time.monotonic(), parser.started)
         _pass_on(parser.finish(), sink)
     verdict, explanation = found
@@ -124,8 +125,8 @@ class _Watch:
             if size != self._size:
                 self._grew = now
                 self._size = size
-                if mark := self._panic(self._heartbeat):
-                    return Verdict.LOCKED_UP if b"lockup" in mark else Verdict.DIED, mark.decode(errors="replace")
+                if panic := self.panic():
+                    return panic
             elif now - self._grew > limits.silence:
                 return Verdict.LOCKED_UP, f"no sign of life from the host for {limits.silence:.0f} s"
         if not started and now - self._began > limits.boot:
@@ -134,12 +135,14 @@ class _Watch:
             return Verdict.TIMED_OUT, f"timed out after {limits.total:.0f} s"
         return None
 
-    def _panic(self, log: Path) -> bytes:
-        """The first line of the log with one of the marks, or nothing. The log is some tens of lines."""
-        for line in log.read_bytes().splitlines():
+    def panic(self) -> tuple[Verdict, str] | None:
+        """What the first line of the log (some tens of lines) with one of the marks says, if there is one."""
+        lines = self._heartbeat.read_bytes().splitlines() if self._heartbeat is not None else []
+        for line in lines:
             if any(mark in line for mark in self._panic_marks):
-                return line.strip()
-        return b""
+                verdict = Verdict.LOCKED_UP if b"lockup" in line else Verdict.DIED
+                return verdict, line.decode(errors="replace").strip()
+        return None
 
 
 def _pass_on(data: bytes, sink: Callable[[bytes], None]) -> None:
@@ -164,10 +167,8 @@ def _process_group(command: Sequence[str], errors: int) -> Iterator[subprocess.P
     try:
         yield process
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         if process.stdout is not None:
             process.stdout.close()

@@ -41,10 +41,10 @@ class DebianError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A package by name, or (with `through`) the dependency of package `through` whose name matches."""
+    """A package by name, or (with `through`) the dependency of that package whose name matches `name`."""
 
     name: str
-    through: str | None = None
+    through: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def require(programs: Mapping[str, str]) -> dict[str, str]:
 
 
 def kernel(flavour: Flavour, *, update: bool = False) -> Kernel:
-    root = tree([Wanted(r"linux-image-\d.*-amd64", through=_META[flavour])], update=update)
+    root = tree([Wanted(r"linux-image-\d.*-amd64", through=Wanted(_META[flavour]))], update=update)
     images = sorted(root.glob("boot/vmlinuz-*"))
     if len(images) != 1:
         raise DebianError(f"{root}: expected one boot/vmlinuz-*, found {len(images)}; empty the cache")
@@ -130,12 +130,13 @@ def tree(wanted: Sequence[Wanted], *, update: bool = False) -> Path:
 def _resolve(wanted: Wanted) -> str:
     if wanted.through is None:
         return wanted.name
-    listing = _apt("apt-cache", "depends", "--important", wanted.through)
+    parent = _resolve(wanted.through)
+    listing = _apt("apt-cache", "depends", "--important", parent)
     for line in listing.splitlines():
         match = re.match(r"[ |]*(?:Pre)?Depends: (\S+)$", line)
         if match and re.fullmatch(wanted.name, match[1]):
             return match[1]
-    raise DebianError(f"{wanted.through} does not depend on any {wanted.name}: is this Debian? (run: apt-get update)")
+    raise DebianError(f"{parent} does not depend on any {wanted.name}: is this Debian? (run: apt-get update)")
 
 
 def _package_files(packages: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Where bytes end: consoles now; disk images and networks later."""

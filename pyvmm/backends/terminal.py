@@ -1,0 +1,81 @@
+"""The user's terminal while a guest owns it: raw mode, the Ctrl-A keys, and its restoration on every way out.
+
+Imported only when stdin is a terminal. SIGKILL apart, every end of the process passes through ``restore``: normal return,
+exceptions (the caller's ``finally``), SIGTERM, SIGHUP, SIGINT (they stop the machine), SIGTSTP (gives the terminal back while
+stopped).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import termios
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+ESCAPE = 0x01  # Ctrl-A, as QEMU
+HELP = (
+    b"\r\nCtrl-A h   this help\r\nCtrl-A x   quit\r\nCtrl-A p   pause, or go on\r\n"
+    b"Ctrl-A b   send a break\r\nCtrl-A Ctrl-A   a literal Ctrl-A\r\n"
+)
+
+
+class Terminal:
+    """Raw mode on ``fd`` from construction until ``restore``.
+
+    Args:
+        fd: a terminal.
+        commands: key byte -> function, for keys after Ctrl-A ("h" and Ctrl-A itself are built in).
+    """
+
+    def __init__(self, fd: int, commands: dict[int, Callable[[], None]]) -> None:
+        self.fd = fd
+        self.commands = commands
+        self._saved: list[Any] | None = termios.tcgetattr(fd)
+        self._escaped = False
+        self._enter()
+        signal.signal(signal.SIGTSTP, self._suspend)
+
+    def _enter(self) -> None:
+        attributes = termios.tcgetattr(self.fd)
+        attributes[0] &= ~(
+            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
+        )
+        attributes[2] = attributes[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+        attributes[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
+        attributes[6][termios.VMIN], attributes[6][termios.VTIME] = 1, 0  # output processing stays: \n still returns
+        termios.tcsetattr(self.fd, termios.TCSANOW, attributes)
+
+    def restore(self) -> None:
+        """Puts the terminal back as it was found. May be called twice."""
+        if self._saved is not None:
+            termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
+            self._saved = None
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    def _suspend(self, *_: object) -> None:
+        if self._saved is None:
+            return
+        termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._enter()  # SIGCONT brought us back
+
+    def filter(self, data: bytes) -> bytes:
+        """Takes the Ctrl-A keys out of what was typed; returns what the guest gets."""
+        kept = bytearray()
+        for byte in data:
+            if self._escaped:
+                self._escaped = False
+                if byte == ESCAPE:
+                    kept.append(byte)
+                elif byte in b"hH?":
+                    os.write(1, HELP)
+                elif byte in self.commands:
+                    self.commands[byte]()
+            elif byte == ESCAPE:
+                self._escaped = True
+            else:
+                kept.append(byte)
+        return bytes(kept)

@@ -1,0 +1,90 @@
+"""The board: which devices there are, on which ports and lines. The wiring half of ``machine``, in one readable function."""
+
+from __future__ import annotations
+
+from time import monotonic_ns, time_ns
+
+from pyvmm import layout
+from pyvmm.devices.acpi_pm import LENGTH as PM_LENGTH
+from pyvmm.devices.acpi_pm import AcpiPm
+from pyvmm.devices.debug_ports import DebugCon, DebugExit
+from pyvmm.devices.fw_cfg import FwCfg
+from pyvmm.devices.i8042 import I8042
+from pyvmm.devices.rtc import Rtc
+from pyvmm.devices.serial import Serial
+from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
+from pyvmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.backends.console import Console
+    from pyvmm.config import DeviceConfig
+    from pyvmm.machine import Machine
+
+
+def populate(machine: Machine, consoles: list[Console], debugcon: Console | None) -> None:
+    """Puts every device of ``machine.config`` on its buses and lines.
+
+    Raises:
+        ConfigError: a ``-device`` has a bad option, or two devices want the same ports.
+    """
+    config, lines, stop, loop = machine.config, machine.lines, machine.request_stop, machine.loop
+
+    def port(base: int, length: int, device: Any, width: int = 4) -> None:
+        machine.ports.add(base, length, device, width)
+        machine.devices[device.name] = device
+
+    for index, console in enumerate(consoles):
+        serial = Serial(f"serial{index}", lines.source(layout.SERIAL_IRQS[index]), console.write)
+        port(layout.SERIAL_PORTS[index], 8, serial, width=1)
+        console.attach(loop, serial)
+    port(layout.PORT_CMOS, 2, Rtc(lines.source(layout.IRQ_RTC), time_ns, monotonic_ns, loop.make_timer, config.memory, config.smp), width=1)
+    keyboard = I8042(lines.source(layout.IRQ_KEYBOARD), lines.source(layout.IRQ_MOUSE), stop)
+    port(layout.PORT_I8042_DATA, 1, keyboard, width=1)
+    machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
+    port(layout.PORT_POST, 1, PostPort(), width=1)
+    port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
+    port(layout.PORT_ACPI_PM, PM_LENGTH, AcpiPm(lines.source(layout.IRQ_SCI), stop, monotonic_ns, loop.make_timer))
+    port(layout.PORT_RESET_CONTROL, 1, ResetControl(stop), width=1)
+    port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
+    port(layout.PORT_FW_CFG, 12, FwCfg(machine.memory, config.smp), width=8)
+    if debugcon is not None:
+        port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)
+        port(layout.PORT_DEBUGCON_BIOS, 1, DebugCon(debugcon.write, "debugcon-bios"), width=1)
+    for device in config.devices:
+        _optional(machine, device)
+
+
+def _optional(machine: Machine, device: DeviceConfig) -> None:
+    """One ``-device``."""
+    if device.name == "isa-debug-exit":
+        _known(device, "iobase", "iosize")
+        base, size = _integer(device, "iobase", 0x501), _integer(device, "iosize", 2)
+        if size not in (1, 2, 4):
+            raise ConfigError(f"-device isa-debug-exit,iosize={size:#x}: 1, 2 or 4 bytes")
+        debug_exit = DebugExit(machine.request_stop)
+        machine.ports.add(base, size, debug_exit, width=size)
+        machine.devices[debug_exit.name] = debug_exit
+    elif device.name == "pc-testdev":
+        _known(device)
+        from pyvmm.devices import pc_testdev
+
+        raise ConfigError(f"{pc_testdev}")
+    else:
+        raise ConfigError(f"-device {device.name}: not known")
+
+
+def _known(device: DeviceConfig, *keys: str) -> None:
+    for key, _ in device.options:
+        if key not in keys:
+            raise ConfigError(f"-device {device.name}: option '{key}' is not known; there are: {', '.join(keys) or 'none'}")
+
+
+def _integer(device: DeviceConfig, key: str, default: int) -> int:
+    text = device.get(key)
+    try:
+        return int(text, 0) if text else default
+    except ValueError:
+        raise ConfigError(f"-device {device.name}: {key}={text} is not a number") from None

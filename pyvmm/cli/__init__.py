@@ -1,0 +1,86 @@
+"""The ``pyvmm`` command: finds the subcommand and turns every error into one line and an exit status.
+
+Each command lives in a module of its own that is imported only when asked for: start-up counts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyvmm import status
+from pyvmm.errors import ConfigError, HostError, ImageError, KvmError, PyvmmError
+
+USAGE = """\
+usage: pyvmm COMMAND [ARGUMENTS]
+
+  run GUEST [OPTIONS]    boot a guest: a name from the catalogue, or an image file (pyvmm run -help lists the options)
+  guests                 list the catalogue
+  inspect FILE           say what an image is, by which rule, its entry point and mode
+  check                  examine this host's KVM and say what to do
+  version, help
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command line (without the program name). Returns the exit status; never raises for a user's mistake."""
+    command, *rest = arguments or ["help"]
+    try:
+        return _dispatch(command, rest)
+    except (ConfigError, ImageError, HostError) as error:
+        _complain(error)
+        return status.USAGE
+    except KvmError as error:
+        _complain(error)
+        return status.KVM
+    except PyvmmError as error:
+        _complain(error)
+        return status.VMM
+    except KeyboardInterrupt:
+        return status.SIGNAL + 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `pyvmm guests | head`: nobody reads on, which is no error
+        return status.SIGNAL + 13
+
+
+def _dispatch(command: str, rest: list[str]) -> int:
+    if command == "run":
+        from pyvmm.cli.run import command as run
+
+        return run(rest)
+    if command == "guests":
+        from pyvmm.cli.guests import command as guests
+
+        return guests(rest)
+    if command == "inspect":
+        from pyvmm.cli.inspect import command as inspect
+
+        return inspect(rest)
+    if command == "check":
+        from pyvmm.cli.check import command as check
+
+        return check(rest)
+    if command in ("version", "-version", "--version", "-V"):
+        from pyvmm import __version__
+
+        print(f"pyvmm {__version__}")
+        return status.OK
+    if command in ("help", "-h", "-help", "--help"):
+        print(USAGE, end="")
+        return status.OK
+    raise ConfigError(f"no command '{command}': run, guests, inspect, check, version, help")
+
+
+def _complain(error: Exception) -> None:
+    sys.stderr.write(f"pyvmm: {error}\n")
+
+
+def entry() -> None:
+    """Console entry point. Leaves by os._exit: tearing the interpreter down costs more than booting a small guest."""
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        pass
+    os._exit(code)

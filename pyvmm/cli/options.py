@@ -1,0 +1,250 @@
+"""``pyvmm run``'s options in QEMU's own spellings, with one dash or two, and what they make of a Config.
+
+A table rather than argparse: QEMU's grammar (``-m 1G``, ``-device name,key=value``, repeatable ``-serial``) is its own, an
+unknown option must name itself in one line, and argparse costs 12 ms of start-up.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm import catalogue
+from pyvmm.config import BootConfig, Config, DeviceConfig, SerialConfig
+from pyvmm.errors import ConfigError
+from pyvmm.layout import GIB, KIB, MAX_VCPUS, MIB, SERIAL_PORTS
+
+HELP = """\
+usage: pyvmm run GUEST [OPTIONS]        GUEST is a name from `pyvmm guests`, or an image file
+
+what to boot
+  -kernel FILE             the image (instead of GUEST)
+  -initrd FILE             initrd; for Multiboot modules: "file args,file2 args"
+  -append STRING           kernel command line
+  -format NAME             force the format: {formats}
+  -address N, -entry N     load address and entry point of a flat image
+the machine
+  -m SIZE                  guest memory in MiB, or with suffix K, M, G (default 128M)
+  -smp N                   number of vCPUs (default 1)
+  -cpu MODEL[,+F,-F]       host, max or qemu64, with features switched (default: what suits this host)
+  -machine KEY=VALUE,...   acpi=on|off, pit=on|off
+  -serial DEST             stdio, file:PATH, pty, unix:PATH[,server=on][,wait=off], null, none; repeatable up to 4 times
+  -debugcon DEST           where bytes to ports 0xe9 and 0x402 go: stdio, file:PATH, null
+  -device NAME,KEY=VALUE   {devices}
+  -nodefaults              no default serial port
+the run
+  --timeout SECONDS        stop with status 124 after that long
+  -no-reboot               a guest's reset ends the run
+  -S                       start paused (Ctrl-A p goes on)
+  -unclaimed               list the ports and addresses the guest used and nobody answered
+  -no-coalesce             every byte to the serial port exits at once
+accepted for QEMU's sake: -display none, -nographic, -accel kvm, -enable-kvm, -M, -vga none, -net none, -nic none,
+  -no-user-config, -name
+
+exit status: 0 power-off (or reset under -no-reboot), (v<<1)|1 isa-debug-exit, 2 usage, 100 guest crash, 102 KVM error,
+  104 pyvmm error, 124 timeout, 128+n signal
+"""
+DEVICES = ("isa-debug-exit", "isa-debugcon", "pc-testdev")
+SERIAL_KINDS = ("stdio", "file", "pty", "unix", "null", "none")
+
+_WITH_VALUE = {
+    "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
+    "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global",
+}  # fmt: skip
+_FLAGS = {"nodefaults", "no-reboot", "S", "unclaimed", "no-coalesce", "nographic", "enable-kvm", "no-user-config", "help", "h"}
+_ONLY_VALUE = {"display": "none", "accel": "kvm", "vga": "none", "net": "none", "nic": "none"}
+_MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",)}
+_MACHINE_NAMES = ("pc", "q35", "microvm", "pyvmm")
+
+
+class Options:
+    """A parsed command line.
+
+    Attributes:
+        config: the machine, None when only help was asked for.
+        timeout: seconds or None.
+        paused: -S.
+        guest: the catalogue entry, when GUEST named one.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        words, given = _split(arguments)
+        self.config: Config | None = None
+        self.timeout: float | None = None
+        self.guest: catalogue.Guest | None = None
+        self.debugcon = _debugcon(given)
+        self.paused = "S" in given
+        if not ("help" in given or "h" in given):
+            self._build(words, given)
+
+    def _build(self, words: list[str], given: dict[str, list[str]]) -> None:
+        if len(words) > 1:
+            raise ConfigError(f"more than one guest named: {' '.join(words)}")
+        for name, only in _ONLY_VALUE.items():
+            for value in given.get(name, []):
+                if value.split(",")[0] != only:
+                    raise ConfigError(f"-{name} {value}: only '-{name} {only}' is supported")
+        guest_format, kernel, devices = "auto", _last(given, "kernel", ""), []
+        memory, smp, cmdline, timeout = 128 * MIB, 1, "", None
+        if words and kernel:
+            raise ConfigError(f"give either a guest ({words[0]}) or -kernel {kernel}, not both")
+        if words:
+            kernel = words[0]
+            if "/" not in kernel and not os.path.exists(kernel):
+                self.guest = catalogue.find(kernel)
+                kernel, guest_format = self.guest.file, self.guest.format
+                memory, smp, cmdline = self.guest.memory, self.guest.smp, self.guest.append
+                devices = [parse_device(text) for text in self.guest.devices]
+        if not kernel:
+            raise ConfigError("nothing to boot: name a guest (pyvmm guests lists them) or give -kernel FILE")
+        if "timeout" in given:
+            timeout = _number("timeout", given["timeout"][-1])
+        machine = _machine(given.get("machine", []) + given.get("M", []))
+        self.timeout = timeout
+        self.config = Config(
+            boot=BootConfig(
+                kernel=kernel,
+                initrd=_last(given, "initrd", ""),
+                cmdline=_last(given, "append", cmdline),
+                fmt=_last(given, "format", guest_format),
+                address=_integer("address", given),
+                entry=_integer("entry", given),
+            ),
+            memory=_size("-m", given["m"][-1]) if "m" in given else memory,
+            smp=_smp(given["smp"][-1]) if "smp" in given else smp,
+            cpu=_last(given, "cpu", ""),
+            serials=_serials(given),
+            devices=(*devices, *(parse_device(text) for text in given.get("device", []))),
+            machine=tuple(machine.items()),
+            acpi=machine.get("acpi", "on") == "on",
+            no_reboot="no-reboot" in given,
+            list_unclaimed="unclaimed" in given,
+            coalesce="no-coalesce" not in given,
+        )
+
+
+def help_text() -> str:
+    """The text of ``pyvmm run -help``."""
+    from pyvmm.boot.detect import FORMATS
+
+    return HELP.format(formats=", ".join(FORMATS), devices="; ".join(DEVICES))
+
+
+def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Sorts a command line into words and {option: [values]}."""
+    words: list[str] = []
+    given: dict[str, list[str]] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-") or argument == "-":
+            words.append(argument)
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name in _FLAGS and not equals:
+            given.setdefault(name, []).append("")
+        elif name in _WITH_VALUE:
+            if not equals:
+                try:
+                    value = next(rest)
+                except StopIteration:
+                    raise ConfigError(f"{argument}: a value must follow") from None
+            given.setdefault(name, []).append(value)
+        else:
+            raise ConfigError(f"unknown option {argument}: pyvmm run -help lists what there is")
+    return words, given
+
+
+def _last(given: dict[str, list[str]], name: str, default: str) -> str:
+    return given[name][-1] if name in given else default
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise ConfigError(f"--{name} {text}: give a number of seconds above 0")
+    return value
+
+
+def _integer(name: str, given: dict[str, list[str]]) -> int | None:
+    if name not in given:
+        return None
+    try:
+        value = int(given[name][-1], 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise ConfigError(f"-{name} {given[name][-1]}: give an address such as 0x100000")
+    return value
+
+
+def _size(option: str, text: str) -> int:
+    """``512`` (MiB), ``512M``, ``1G``, ``size=1G``."""
+    amount = text.split(",")[0].removeprefix("size=")
+    units = {"K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
+    unit = units.get(amount[-1:].upper())
+    digits = amount[:-1] if unit else amount
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 12:
+        raise ConfigError(f"{option} {text}: give a size such as 256M or 2G")
+    return int(digits) * (unit or MIB)
+
+
+def _smp(text: str) -> int:
+    count = text.split(",")[0].removeprefix("cpus=")
+    if not (count.isascii() and count.isdigit()) or len(count) > 6 or not 1 <= int(count) <= MAX_VCPUS:
+        raise ConfigError(f"-smp {text}: give a number of vCPUs from 1 to {MAX_VCPUS}")
+    return int(count)
+
+
+def _machine(texts: list[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for text in texts:
+        for part in text.split(","):
+            key, equals, value = part.partition("=")
+            if not equals and key in _MACHINE_NAMES:
+                continue
+            if value not in _MACHINE_KEYS.get(key, ()):
+                known = ", ".join(f"{key}={'|'.join(values)}" for key, values in _MACHINE_KEYS.items())
+                raise ConfigError(f"-machine {part}: supported are {known}")
+            options[key] = value
+    return options
+
+
+def _serials(given: dict[str, list[str]]) -> tuple[SerialConfig, ...]:
+    if "serial" not in given:
+        return () if "nodefaults" in given and "nographic" not in given else (SerialConfig(kind="stdio"),)
+    serials = [parse_serial("serial", text) for text in given["serial"]]
+    if len(serials) > len(SERIAL_PORTS):
+        raise ConfigError(f"-serial given {len(serials)} times: a PC has {len(SERIAL_PORTS)} serial ports")
+    if sum(serial.kind == "stdio" for serial in serials) > 1:
+        raise ConfigError("-serial stdio given twice: only one port can have the terminal")
+    while serials and serials[-1].kind == "none":
+        serials.pop()
+    return tuple(serials)
+
+
+def parse_serial(option: str, text: str) -> SerialConfig:
+    """``stdio``, ``file:PATH``, ... as a SerialConfig. ``mon:stdio`` counts as stdio."""
+    kind, _, target = text.removeprefix("mon:").partition(":")
+    if kind not in SERIAL_KINDS or (kind in ("file", "unix")) != bool(target):
+        raise ConfigError(f"-{option} {text}: give stdio, file:PATH, pty, unix:PATH, null or none")
+    return SerialConfig(kind=kind, target=target)
+
+
+def _debugcon(given: dict[str, list[str]]) -> SerialConfig | None:
+    return parse_serial("debugcon", given["debugcon"][-1]) if "debugcon" in given else None
+
+
+def parse_device(text: str) -> DeviceConfig:
+    """``NAME,key=value,...`` as a DeviceConfig. Raises ConfigError for a device pyvmm does not have."""
+    name, *options = text.split(",")
+    if name not in DEVICES:
+        raise ConfigError(f"-device {name}: not known; there are {', '.join(DEVICES)}")
+    pairs = []
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError(f"-device {text}: '{option}' is not KEY=VALUE")
+        pairs.append((key, value))
+    return DeviceConfig(name=name, options=tuple(pairs))

@@ -1,0 +1,155 @@
+"""``pyvmm run``: consoles, terminal and signals around one machine after another (a guest's reset builds a new one)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyvmm import events, status
+from pyvmm.backends import console
+from pyvmm.cli.options import Options, help_text
+from pyvmm.config import Config, SerialConfig
+from pyvmm.machine import Machine, signal, vmm_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.backends.terminal import Terminal
+    from pyvmm.events import StopReason
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def command(arguments: list[str]) -> int:
+    """Runs a guest; returns the exit status (``pyvmm.status``)."""
+    options = Options(arguments)
+    if options.config is None:
+        print(help_text(), end="")
+        return status.OK
+    session = Session(options.config, options.debugcon)
+    try:
+        reason = session.run(options.timeout, options.paused)
+    finally:
+        session.close()
+    _tell(reason, session.config)
+    return status.of(reason)
+
+
+class Session:
+    """What outlives a guest's reset: consoles and the terminal.
+
+    Raises:
+        ConfigError: a console cannot be opened.
+    """
+
+    def __init__(self, config: Config, debugcon: SerialConfig | None = None) -> None:
+        self.config = config
+        self.machine: Machine | None = None
+        self.terminal: Terminal | None = None
+        self.consoles: list[console.Console] = []
+        self.debugcon: console.Console | None = None
+        try:
+            for serial in config.serials:
+                self.consoles.append(console.make(serial))
+            if debugcon is not None:
+                self.debugcon = console.make(debugcon)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, timeout: float | None = None, paused: bool = False) -> StopReason:
+        """Boots, and boots again after each reset unless -no-reboot. The timeout counts over all of them."""
+        from time import monotonic
+
+        deadline = None if timeout is None else monotonic() + timeout
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._on_signal)
+        while True:
+            left = None if deadline is None else max(deadline - monotonic(), 0.001)
+            reason = self._run_once(left, paused)
+            if reason.kind != events.RESET or self.config.no_reboot:
+                return reason
+
+    def _run_once(self, timeout: float | None, paused: bool) -> StopReason:
+        with Machine(self.config, self.consoles, debugcon=self.debugcon) as machine:
+            self.machine = machine
+            for warning in machine.warnings:
+                sys.stderr.write(f"pyvmm: warning: {warning}\n")
+            self._take_terminal()
+            reason = machine.run(timeout, paused)
+            if machine.hung:
+                self.close()
+                sys.stderr.write(f"pyvmm: {reason.detail}; a vCPU is stuck in a console write nobody reads\n")
+                os._exit(status.of(reason))
+            if reason.kind == events.CRASH:
+                reason = reason.replace(report=_crash_report(machine, reason))
+            if self.config.list_unclaimed:
+                _list_unclaimed(machine)
+        return reason
+
+    def _take_terminal(self) -> None:
+        stdio = next((each for each, serial in zip(self.consoles, self.config.serials) if serial.kind == "stdio"), None)
+        if stdio is None or self.terminal is not None or not os.isatty(0):
+            return
+        from pyvmm.backends.terminal import Terminal
+
+        commands = {ord("x"): self._quit, ord("p"): self._pause, ord("b"): self._break}
+        self.terminal = Terminal(0, commands)
+        stdio.filter = self.terminal.filter
+
+    def _quit(self) -> None:
+        if self.machine is not None:
+            self.machine.stop()
+
+    def _pause(self) -> None:
+        if self.machine is not None:
+            self.machine.toggle_pause()
+            os.write(2, b"[paused]\r\n" if self.machine.paused else b"[running]\r\n")
+
+    def _break(self) -> None:
+        if self.machine is not None:
+            port = next(index for index, serial in enumerate(self.config.serials) if serial.kind == "stdio")
+            self.machine.devices[f"serial{port}"].receive_break()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self.machine is not None:
+            self.machine.stop(number)
+
+    def close(self) -> None:
+        """Gives the terminal back and closes the consoles. May be called twice."""
+        if self.terminal is not None:
+            self.terminal.restore()
+            self.terminal = None
+        for each in (*self.consoles, *([self.debugcon] if self.debugcon else [])):
+            each.close()
+        self.consoles, self.debugcon = [], None
+
+
+def _crash_report(machine: Machine, reason: StopReason) -> str:
+    if reason.vcpu is None:
+        return ""
+    try:
+        from pyvmm.exits import decode
+        from pyvmm.observe.crash import report
+
+        vcpu = machine.vcpus[reason.vcpu]
+        return report(vcpu, machine.memory, decode(vcpu.page))
+    except Exception as error:  # a report that fails must not hide the crash
+        return vmm_error(error).detail
+
+
+def _tell(reason: StopReason, config: Config) -> None:
+    """One line on stderr for an end the user did not ask for; the report when there is one."""
+    if reason.report:
+        sys.stderr.write(reason.report.rstrip("\n") + "\n")
+    if reason.kind == events.TIMEOUT:
+        sys.stderr.write(f"pyvmm: timeout: {reason.detail}\n")
+    elif reason.kind in (events.KVM_ERROR, events.VMM_ERROR):
+        sys.stderr.write(f"pyvmm: {reason.detail}\n")
+    elif reason.kind == events.CRASH and not reason.report:
+        sys.stderr.write(f"pyvmm: the guest crashed: {reason.detail}\n")
+
+
+def _list_unclaimed(machine: Machine) -> None:
+    for bus in (machine.ports, machine.mmio):
+        for (address, size, is_write), count in sorted((bus.unclaimed or {}).items()):
+            sys.stderr.write(f"pyvmm: unclaimed {bus.space} {'write' if is_write else 'read'} {address:#x} size {size}: {count}\n")

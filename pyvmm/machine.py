@@ -1,0 +1,354 @@
+"""The machine: the only place where descriptors, memory, buses, devices and boot plan are wired together.
+
+``Machine(config)`` builds from top to bottom; ``run()`` starts a thread per vCPU and serves I/O until somebody asks to stop.
+
+Threads and locks, outermost first:
+  ``lock``   the machine lock: held around every device call, whether from a vCPU thread or from the I/O loop;
+  ``_state`` a condition over ``reason``, ``_paused`` and who is parked; short, never held while calling a device.
+A device may ask to stop (``request_stop``) with ``lock`` held: that takes only ``_state``.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic_ns
+
+from pyvmm import events, layout
+from pyvmm.bus import Bus
+from pyvmm.errors import KvmError, PyvmmError
+from pyvmm.events import StopReason
+from pyvmm.ioloop import IoLoop
+from pyvmm.irq import IrqLines
+from pyvmm.kvm import structs, uapi
+from pyvmm.kvm.system import Kvm
+from pyvmm.kvm.vcpu import kick
+from pyvmm.memory import GuestMemory
+from pyvmm.runloop import RunLoop, Stop
+
+try:
+    import _signal as signal  # the C half of ``signal``, without the 9 ms its enums cost at start-up
+except ImportError:  # another Python than CPython
+    import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from pyvmm.backends.console import Console
+    from pyvmm.boot.plan import BootPlan
+    from pyvmm.config import Config
+    from pyvmm.kvm.vcpu import Vcpu
+
+KICK = signal.SIGUSR1  # blocked in vCPU threads except inside KVM_RUN, so it needs no handler
+_ALL_SIGNALS = (1 << 64) - 1
+_BLOCKED = (*range(1, 32), *range(34, 65))  # 32 and 33 are the C library's own
+_MTRR_DEF_TYPE = 0x2FF
+_MTRR_WRITE_BACK = 0x806  # enabled, default type write-back: what firmware leaves behind (SDM Vol 3A 12.11.2.1)
+JOIN_SECONDS = 5  # how long a vCPU thread may take to end before shutdown goes on without it
+
+
+class Machine:
+    """A virtual machine from configuration to verdict.
+
+    Args:
+        config: what to build.
+        consoles: one per ``config.serials``; owned by the caller, because they outlive a guest's reset.
+        plan: the boot plan, when the caller has made it already; else it is made here.
+        debugcon: where bytes to ports 0xe9 and 0x402 go, None for no such ports.
+
+    Raises:
+        HostError, ConfigError, ImageError: something for the user to correct.
+        KvmError: the kernel refused.
+
+    Attributes:
+        memory, ports, mmio, lines, loop, devices, vcpus: the parts, for tests, debugger and tracers.
+        reason: why it stopped, None while it runs.
+    """
+
+    def __init__(self, config: Config, consoles: list[Console], plan: BootPlan | None = None, debugcon: Console | None = None) -> None:
+        self.config = config
+        self.lock = threading.Lock()
+        self.reason: StopReason | None = None
+        self._state = threading.Condition(threading.Lock())
+        self._paused = False
+        self._parked = 0
+        self._threads: list[threading.Thread | None] = []
+        self._idents: list[int] = []  # pthread ids while a thread is inside its run loop, else 0
+        if plan is None:
+            from pyvmm.boot.detect import plan as make_plan
+
+            plan = make_plan(config)
+        self.plan = plan
+        self.memory = GuestMemory(config.memory)
+        self.ports = Bus("pio", 0x1_0000)
+        self.mmio = Bus("mmio", 1 << 64)
+        if config.list_unclaimed:
+            self.ports.unclaimed, self.mmio.unclaimed = {}, {}
+        self.kvm = Kvm()
+        self.vm = self.kvm.create_vm()
+        self.lines = IrqLines(self.vm.irq_line)
+        self.loop = IoLoop(self.lock)
+        self.devices: dict[str, Any] = {}
+        self.vcpus: list[Vcpu] = []
+        self.runloops: list[RunLoop] = []
+        try:
+            self._build_kernel_side()
+            from pyvmm.board import populate
+
+            populate(self, consoles, debugcon)
+            self._load(plan)
+            self._build_vcpus(plan)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- building ----------------------------------------------------------------------------------------------------
+    def _build_kernel_side(self) -> None:
+        options = dict(self.config.machine)
+        vm = self.vm
+        vm.set_identity_map_addr(layout.IDENTITY_MAP)  # Intel: before the first vCPU
+        vm.set_tss_addr(layout.TSS)
+        vm.create_irqchip()
+        if options.get("pit", "on") != "off":
+            vm.create_pit()
+        vm.set_gsi_routing(irqchip_routes(), [])
+        # Level-triggered in the PICs, as firmware leaves it: SCI and the PCI lines (ELCR, PIIX datasheet 4.1.5)
+        slave = bytearray(vm.get_irqchip(uapi.KVM_IRQCHIP_PIC_SLAVE))
+        slave[_PIC_STATE_ELCR] |= sum(1 << irq - 8 for irq in {layout.IRQ_SCI, *layout.PCI_ISA_IRQS})
+        vm.set_irqchip(uapi.KVM_IRQCHIP_PIC_SLAVE, bytes(slave))
+        for slot, region in enumerate(self.memory.regions):
+            vm.set_memory_region(slot, region.gpa, region.size, region.host_address)
+
+    def _load(self, plan: BootPlan) -> None:
+        for gpa, data in plan.writes:
+            self.memory.write(gpa, data)
+
+    def _build_vcpus(self, plan: BootPlan) -> None:
+        from pyvmm import cpuid
+
+        config = self.config
+        model = cpuid.Cpuid(self.kvm, config.cpu or "host", config.smp)
+        self.warnings = list(model.warnings)
+        for index in range(config.smp):
+            vcpu = self.vm.create_vcpu(index)
+            self.vcpus.append(vcpu)
+            self._idents.append(0)
+            vcpu.set_cpuid(model.leaves(index))
+            vcpu.set_msrs({_MTRR_DEF_TYPE: _MTRR_WRITE_BACK})
+            vcpu.use_signal_mask(_ALL_SIGNALS & ~(1 << KICK - 1))
+            self.runloops.append(
+                RunLoop(
+                    vcpu,
+                    self.ports,
+                    self.mmio,
+                    self.lock,
+                    interrupted=lambda index=index: self._interrupted(index),  # type: ignore[misc]
+                    unhandled=lambda reason, index=index: self._unhandled(index, reason),  # type: ignore[misc]
+                )
+            )
+        set_boot_state(self.vcpus[0], plan.state)
+
+    # --- running -----------------------------------------------------------------------------------------------------
+    def run(self, timeout: float | None = None, paused: bool = False) -> StopReason:
+        """Runs the guest to its end on vCPU threads; the calling thread serves I/O.
+
+        Args:
+            timeout: seconds until the run is stopped as TIMEOUT.
+            paused: do not run a guest instruction before ``resume`` (-S).
+
+        Returns:
+            Why it ended. vCPUs are off KVM_RUN then: their registers may be read until ``close``.
+        """
+        self._paused = paused
+        if timeout is not None:
+            deadline = self.loop.make_timer(lambda: self.request_stop(StopReason(kind=events.TIMEOUT, detail=f"no end after {timeout:g} s")))
+            deadline.arm(monotonic_ns() + int(timeout * 1e9))
+        for index in range(len(self.vcpus)):
+            thread = threading.Thread(target=self._vcpu_thread, args=(index,), name=f"vcpu{index}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        try:
+            self.loop.run()
+        finally:
+            self.request_stop(StopReason(kind=events.QUIT, detail="stopped"))  # no effect when a reason stands
+            self._join()
+        assert self.reason is not None
+        return self.reason
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            if thread is not None:
+                thread.join(JOIN_SECONDS)
+
+    @property
+    def hung(self) -> bool:
+        """Whether a vCPU thread did not end when told to (a console write that blocks for good): do not ``close`` then."""
+        return any(thread is not None and thread.is_alive() for thread in self._threads)
+
+    def _vcpu_thread(self, index: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # signals are the main thread's; KICK opens in KVM_RUN
+        with self._state:
+            self._idents[index] = threading.get_ident()
+        try:
+            if not self._interrupted(index):  # -S, or stopped before it began
+                self.runloops[index].run()
+        except KvmError as error:
+            self.request_stop(StopReason(kind=events.KVM_ERROR, detail=str(error), vcpu=index))
+        except PyvmmError as error:
+            self.request_stop(StopReason(kind=events.VMM_ERROR, detail=str(error), vcpu=index))
+        except BaseException as error:  # the guest must not be able to show anybody a traceback
+            self.request_stop(vmm_error(error, index))
+        finally:
+            with self._state:
+                self._idents[index] = 0
+                self._state.notify_all()
+
+    def _interrupted(self, index: int) -> bool:
+        """Parks the vCPU while paused. Returns True when the machine stops."""
+        vcpu = self.vcpus[index]
+        with self._state:
+            while signal.sigtimedwait((KICK,), 0) is not None:
+                pass
+            while self._paused and self.reason is None:
+                self._parked += 1
+                self._state.notify_all()
+                self._state.wait()
+                self._parked -= 1
+            if self.reason is not None:
+                return True
+            vcpu.page[structs.RUN_IMMEDIATE_EXIT] = 0
+        return False
+
+    def _unhandled(self, index: int, exit_reason: int) -> None:
+        page = self.vcpus[index].page
+        if exit_reason == uapi.KVM_EXIT_SYSTEM_EVENT:
+            kind = {uapi.KVM_SYSTEM_EVENT_SHUTDOWN: events.POWEROFF, uapi.KVM_SYSTEM_EVENT_RESET: events.RESET}.get(
+                int.from_bytes(page[structs.RUN_UNION : structs.RUN_UNION + 4], "little"), events.CRASH
+            )
+            reason = StopReason(kind=kind, detail="KVM system event", vcpu=index)
+        elif exit_reason == uapi.KVM_EXIT_HLT:
+            reason = StopReason(kind=events.HALTED, detail="the guest halted", vcpu=index)
+        else:
+            name = uapi.EXIT_NAMES.get(exit_reason, f"unknown exit reason {exit_reason}")
+            reason = StopReason(kind=events.CRASH, detail=name, vcpu=index)
+        self.request_stop(reason)
+        raise Stop
+
+    # --- stop, pause, kick: from any thread --------------------------------------------------------------------------
+    def request_stop(self, reason: StopReason) -> None:
+        """Ends the run for ``reason``; the first reason stands. Returns at once."""
+        with self._state:
+            if self.reason is None:
+                self.reason = reason
+            self._state.notify_all()
+            self._kick_all()
+        self.loop.stop()
+
+    def stop(self, signal_number: int = 0) -> None:
+        """Ends the run from outside (user, signal)."""
+        self.request_stop(StopReason(kind=events.QUIT, detail="stopped by the user", value=signal_number))
+
+    def pause(self) -> None:
+        """Parks every vCPU outside KVM_RUN; returns when all are. Not from a vCPU thread, nor with the machine lock held."""
+        with self._state:
+            self._paused = True
+            self._kick_all()
+            self._state.wait_for(lambda: self._parked >= sum(map(bool, self._idents)) or self.reason is not None)
+
+    def resume(self) -> None:
+        """Lets the vCPUs go on."""
+        with self._state:
+            self._paused = False
+            self._state.notify_all()
+
+    def toggle_pause(self) -> None:
+        """Pause or go on, without waiting for the vCPUs: for a key press in the I/O loop."""
+        with self._state:
+            self._paused = not self._paused
+            self._kick_all() if self._paused else self._state.notify_all()
+
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` is in force."""
+        return self._paused
+
+    def _kick_all(self) -> None:
+        for vcpu, ident in zip(self.vcpus, self._idents):
+            if ident:
+                vcpu.page[structs.RUN_IMMEDIATE_EXIT] = 1
+                kick(ident, KICK)
+
+    def close(self) -> None:
+        """Frees descriptors and guest memory. Not while a vCPU thread is alive."""
+        for device in self.devices.values():
+            if hasattr(device, "close"):
+                device.close()
+        for vcpu in self.vcpus:
+            vcpu.close()
+        self.vm.close()
+        self.kvm.close()
+        self.loop.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_PIC_STATE_ELCR = 14  # byte of struct kvm_pic_state
+
+
+def irqchip_routes() -> list[tuple[int, int, int]]:
+    """GSI -> (chip, pin) as on a PC: ISA lines to both PICs and the I/O APIC, the PIT to I/O APIC pin 2 (as the MADT says)."""
+    routes = []
+    for gsi in range(16):
+        if gsi != 2:  # the cascade
+            chip = uapi.KVM_IRQCHIP_PIC_MASTER if gsi < 8 else uapi.KVM_IRQCHIP_PIC_SLAVE
+            routes.append((gsi, chip, gsi % 8))
+    for gsi in range(24):
+        if gsi != 2:
+            routes.append((gsi, uapi.KVM_IRQCHIP_IOAPIC, 2 if gsi == layout.IRQ_PIT else gsi))
+    return routes
+
+
+def set_boot_state(vcpu: Vcpu, state: Any) -> None:
+    """Puts a ``boot.cpu.CpuState`` into a vCPU, after checking it against the rules Intel enforces at entry.
+
+    Raises:
+        KvmError, or ConfigError naming the rule the state breaks.
+    """
+    from pyvmm.errors import ConfigError
+    from pyvmm.kvm.entry_rules import violations
+
+    broken = violations(state, state)
+    if broken:
+        raise ConfigError(f"invalid entry state: {broken[0].field}: {broken[0].text} ({broken[0].section})")
+    sregs, regs = vcpu.get_sregs(), structs.kvm_regs()
+    for name in ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt", "gdt", "idt"):
+        target = getattr(sregs, name)
+        for field, value in getattr(state, name):
+            setattr(target, field, value)
+    for name in ("cr0", "cr2", "cr3", "cr4", "efer"):
+        setattr(sregs, name, getattr(state, name))
+    for name, _ in structs.kvm_regs._fields_:
+        setattr(regs, name, getattr(state, name))
+    vcpu.set_sregs(sregs)
+    vcpu.set_regs(regs)
+
+
+def vmm_error(error: BaseException, vcpu: int | None = None) -> StopReason:
+    """The verdict for a bug in pyvmm: one line; the traceback only with PYVMM_DEBUG set in the environment."""
+    import os
+
+    report = ""
+    if os.environ.get("PYVMM_DEBUG"):
+        import traceback
+
+        report = "".join(traceback.format_exception(error))
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f" in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where is not None else ""
+    detail = f"internal error{place}: {type(error).__name__}: {error} (a bug in pyvmm; PYVMM_DEBUG=1 shows the traceback)"
+    return StopReason(kind=events.VMM_ERROR, detail=detail, vcpu=vcpu, report=report)

@@ -1,0 +1,30 @@
+"""Skips and failures that tell the truth about KVM.
+
+A test marked ``kvm`` runs wherever /dev/kvm can be opened and speaks API 12. Where it cannot, the test is skipped with the
+reason, and ``--require-kvm`` (CI on machines that have KVM) turns that into a failure of the run. Tests may further need what
+not every KVM can do (``@pytest.mark.kvm("paging32")``): that is found out by trying it, never by asking for a capability.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import features
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-kvm", action="store_true", help="fail when a KVM test cannot run for want of /dev/kvm")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reason = features.why_no_kvm()
+    if reason and config.getoption("--require-kvm"):
+        raise pytest.UsageError(f"--require-kvm: {reason}")
+    for item in items:
+        for mark in item.iter_markers("kvm"):
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=f"no KVM here: {reason}"))
+                continue
+            for need in mark.args:
+                if not features.have(need):
+                    item.add_marker(pytest.mark.skip(reason=f"this KVM cannot do: {need}"))
