@@ -18,7 +18,8 @@ WORDS: tuple[tuple[int, int, int, str], ...] = (
         1,
         0,
         EDX,
-        "fpu vme de pse tsc msr pae mce cx8 apic 11:sep mtrr pge mca cmov pat pse36 pn clflush 21:ds acpi mmx fxsr sse sse2 ss ht tm ia64 pbe",
+        "fpu vme de pse tsc msr pae mce cx8 apic 11:sep mtrr pge mca cmov pat pse36 pn clflush 21:ds acpi mmx fxsr "
+        "sse sse2 ss ht tm ia64 pbe",
     ),
     (
         1,
@@ -117,7 +118,8 @@ DEPENDS: tuple[tuple[str, str], ...] = (
     ("amx-tile", "amx-int8 amx-bf16 amx-fp16 amx-complex"),
     (
         "svm",
-        "npt lbrv svm-lock nrip-save tsc-scale vmcb-clean flushbyasid decodeassists pause-filter pfthreshold avic v-vmsave-vmload vgif vnmi",
+        "npt lbrv svm-lock nrip-save tsc-scale vmcb-clean flushbyasid decodeassists pause-filter "
+        "pfthreshold avic v-vmsave-vmload vgif vnmi",
     ),
     ("sse2", "pni ssse3 sse4.1 sse4.2 sse4a aes pclmulqdq sha-ni gfni"),
     ("lm", "lahf-lm syscall"),

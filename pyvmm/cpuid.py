@@ -90,9 +90,8 @@ class Cpuid:
         if model:
             self._choose_model(model)
         safe = options.pop("safe", "on") not in _OFF
-        if emulated if emulated is not None else emulates_ring0():
-            if safe:
-                self._hide(models.INTERPRETER_LACKS)
+        if safe and (emulates_ring0() if emulated is None else emulated):
+            self._hide(models.INTERPRETER_LACKS)
         asked = self._switch(switches, options) if switches or options else ()
         if asked or self.hidden or model:
             self._drop_dependents(asked)
@@ -150,7 +149,7 @@ class Cpuid:
         family, number, stepping, brand, names = models.MODELS[name]
         table, known = self._table, models.features()
         wanted = {bit for feature in (names + " " + models.ALWAYS).split() for bit in known[models.normal(feature)]}
-        for (function, index), row in list(table.items()):
+        for function, index in list(table):
             if function == 0x4000_0000 or function == 0x4000_0001:
                 continue
             if models.LEVEL < function < 0x4000_0000 or function > models.EXTENDED_LEVEL or function in (5, 0xA):
@@ -187,7 +186,7 @@ class Cpuid:
             if on and name not in models.FREE:
                 missing = [bit for bit in bits if not self._bit(self._supported, bit)]
                 for function, index, register, bit in missing:
-                    where = f"CPUID.{function:X}H{f'.{index}' if index else ''}:{'EAX EBX ECX EDX'.split()[register]}[bit {bit}]"
+                    where = f"CPUID.{function:X}H{f'.{index}' if index else ''}:E{'ABCD'[register]}X[bit {bit}]"
                     self.warnings.append(f"warning: this host's KVM does not support the requested feature {models.shown(name)} ({where})")
                 bits = [bit for bit in bits if bit not in missing]
             self._set(bits, on)
@@ -213,8 +212,12 @@ class Cpuid:
                 if key in table:
                     table[key][EBX:FLAGS] = [ebx, ecx, edx]
         if {"family", "model", "stepping"} & options.keys():
-            old = _decode_identity(table[1, 0][EAX])
-            self._identity(*(int(options.get(name, str(value)), 0) for name, value in zip(("family", "model", "stepping"), old)))
+            family, model, stepping = _decode_identity(table[1, 0][EAX])
+            self._identity(
+                int(options.get("family", str(family)), 0),
+                int(options.get("model", str(model)), 0),
+                int(options.get("stepping", str(stepping)), 0),
+            )
         if "model-id" in options:
             self._brand(options["model-id"])
         bits = int(options.get("phys-bits", "0"), 0)
@@ -406,6 +409,5 @@ def help_text() -> str:
     lines = ["CPU models:", "  host     everything this host's KVM can do (default)", "  max      the same"]
     lines += [f"  {name:8} {models.MODELS[name][3]}: a conservative 64-bit CPU" for name in models.MODELS]
     names = " ".join(dict.fromkeys(name.partition(":")[2] or name for *_, words in models.WORDS for name in words.split()))
-    return "\n".join(
-        [*lines, "", "Features, as +name, -name, name=on, name=off:", fill(names, 118, initial_indent="  ", subsequent_indent="  ")]
-    )
+    text = fill(names, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join([*lines, "", "Features, as +name, -name, name=on, name=off:", text])

@@ -13,7 +13,8 @@ from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     Fields = dict[str, Any]
 
@@ -89,11 +90,30 @@ _SYSTEM_EVENT_TEXT = {
     7: "a TDX guest reports a fatal error",
 }
 _MSR_REASONS = {1: "invalid value or access", 2: "unknown to KVM", 4: "filtered"}
-_EXCEPTIONS = (
-    "#DE divide error|#DB debug|NMI|#BP breakpoint|#OF overflow|#BR bound range|#UD invalid opcode|#NM no FPU|#DF double fault|"
-    "FPU segment|#TS invalid TSS|#NP segment not present|#SS stack fault|#GP general protection|#PF page fault|(15)|#MF x87 error|"
-    "#AC alignment check|#MC machine check|#XM SIMD error|#VE virtualisation|#CP control protection"
-).split("|")
+_EXCEPTIONS = [
+    "#DE divide error",
+    "#DB debug",
+    "NMI",
+    "#BP breakpoint",
+    "#OF overflow",
+    "#BR bound range",
+    "#UD invalid opcode",
+    "#NM no FPU",
+    "#DF double fault",
+    "FPU segment",
+    "#TS invalid TSS",
+    "#NP segment not present",
+    "#SS stack fault",
+    "#GP general protection",
+    "#PF page fault",
+    "(15)",
+    "#MF x87 error",
+    "#AC alignment check",
+    "#MC machine check",
+    "#XM SIMD error",
+    "#VE virtualisation",
+    "#CP control protection",
+]
 
 # Intel SDM volume 3C, 27.8 and appendix C: basic exit reasons with bit 31 set
 _VMX_ENTRY_FAILURES = {
@@ -202,10 +222,11 @@ def _value(data: bytes, size: int) -> str:
 
 
 def _say_io(fields: Fields, exit: Exit) -> str:
-    times = f" {fields['count']} times" if fields["count"] != 1 else ""
+    size, count = fields["size"], fields["count"]
+    amount = f"{size} byte{'s' * (size > 1)}" + (f" {count} times" if count != 1 else "")
     if fields["direction"]:
-        return f"out to port {fields['port']:#x}, {fields['size']} byte{'s' * (fields['size'] > 1)}{times}: {_value(exit.data, fields['size'])}"
-    return f"in from port {fields['port']:#x}, {fields['size']} byte{'s' * (fields['size'] > 1)}{times}"
+        return f"out to port {fields['port']:#x}, {amount}: {_value(exit.data, size)}"
+    return f"in from port {fields['port']:#x}, {amount}"
 
 
 def _say_mmio(fields: Fields, exit: Exit) -> str:
@@ -290,5 +311,7 @@ _SENTENCES: dict[int, Callable[[Fields, Exit], str]] = {
     uapi.KVM_EXIT_NOTIFY: lambda f, e: (
         "the guest gave no chance to deliver events for too long" + (": its state is lost" if f["flags"] & 1 else "")
     ),
+    32: lambda f, e: "an SEV-ES guest's processor waits for its start (AP reset hold)",
+    40: lambda f, e: "a call of a TDX guest",
     uapi.KVM_EXIT_MEMORY_FAULT: lambda f, e: f"KVM cannot resolve a guest access at {f['gpa']:#x}+{f['size']:#x}",
 }

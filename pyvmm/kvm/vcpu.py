@@ -17,7 +17,8 @@ from pyvmm.kvm.ioctl import call, call_value, libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     from pyvmm.kvm.vm import Vm
 
@@ -32,8 +33,7 @@ def _choose_run() -> Callable[[int, int], int]:
         from fcntl import ioctl
 
         return ioctl
-    plain = ctypes.CDLL(None, use_errno=True).ioctl  # a function object of its own, without argtypes: faster
-    return plain  # type: ignore[no-any-return]
+    return ctypes.CDLL(None, use_errno=True).ioctl  # a function object of its own, without argtypes: faster
 
 
 run_ioctl = _choose_run()
@@ -180,7 +180,7 @@ class Vcpu:
         found: dict[int, int] = {}
         while indices:
             table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(indices))(nmsrs=len(indices))
-            for entry, index in zip(table.entries, indices):
+            for entry, index in zip(table.entries, indices, strict=True):
                 entry.index = index
             done = call(self.fd, uapi.KVM_GET_MSRS, table)
             found.update((entry.index, entry.data) for entry in table.entries[:done])
@@ -193,7 +193,7 @@ class Vcpu:
         todo = list(values.items())
         while todo:
             table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(todo))(nmsrs=len(todo))
-            for entry, (index, data) in zip(table.entries, todo):
+            for entry, (index, data) in zip(table.entries, todo, strict=True):
                 entry.index, entry.data = index, data
             done = call(self.fd, uapi.KVM_SET_MSRS, table)
             if done < len(todo):

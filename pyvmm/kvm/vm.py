@@ -100,10 +100,10 @@ class Vm:
         """
         count = len(irqchip) + len(msi)
         table: Any = structs.with_array(structs.kvm_irq_routing, structs.kvm_irq_routing_entry, count)(nr=count)
-        for entry, (gsi, chip, pin) in zip(table.entries, irqchip):
+        for entry, (gsi, chip, pin) in zip(table.entries, irqchip, strict=False):
             entry.gsi, entry.type = gsi, uapi.KVM_IRQ_ROUTING_IRQCHIP
             entry.u.irqchip.irqchip, entry.u.irqchip.pin = chip, pin
-        for entry, (gsi, address, data) in zip(table.entries[len(irqchip) :], msi):
+        for entry, (gsi, address, data) in zip(table.entries[len(irqchip) :], msi, strict=True):
             entry.gsi, entry.type = gsi, uapi.KVM_IRQ_ROUTING_MSI
             entry.u.msi.address_lo, entry.u.msi.address_hi, entry.u.msi.data = address & 0xFFFF_FFFF, address >> 32, data
         call(self.fd, uapi.KVM_SET_GSI_ROUTING, table)
