@@ -123,9 +123,11 @@ def _recognise_elf(image: Image) -> tuple[str, str]:
     from pyvmm.boot import elf
 
     parsed = elf.parse(image)
-    notes = list(elf.notes(image, parsed))
-    if any(owner == b"Xen" and kind == 18 for owner, kind, _ in notes):
+    from pyvmm.boot.pvh import entry_of
+
+    if entry_of(image, parsed) is not None:
         return "pvh", "ELF with a Xen note 18 (PHYS32_ENTRY): PVH"
-    if parsed.bits == 64 and any(owner == b"Linux" or (owner, kind, text[:5]) == (b"Xen", 6, b"linux") for owner, kind, text in notes):
+    names_linux = any(owner == b"Linux" or (owner, kind, text[:5]) == (b"Xen", 6, b"linux") for owner, kind, text in elf.notes(image, parsed))
+    if parsed.bits == 64 and names_linux:
         return "vmlinux", "ELF64 with a note that names Linux"
     return "elf", f"ELF{parsed.bits} by its magic and class"

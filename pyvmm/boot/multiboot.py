@@ -98,7 +98,7 @@ def _load_raw(image: Image, header: int, place: Placement) -> tuple[int, int, li
     header_addr, load_addr, load_end, bss_end, entry = unpack_from("<5I", image.data, header + 12)
     start = header - (header_addr - load_addr)
     if header_addr < load_addr or start < 0:
-        raise image.error(f"Multiboot address fields: header_addr {header_addr:#x} or load_addr {load_addr:#x} does not fit the header's place")
+        raise image.error(f"Multiboot header_addr {header_addr:#x} or load_addr {load_addr:#x} does not fit the header's place in the file")
     length = (load_end - load_addr) if load_end else len(image) - start
     if length <= 0 or start + length > len(image):
         raise image.error(f"Multiboot address fields: load_addr {load_addr:#x} .. load_end_addr {load_end:#x} is not inside the file")
