@@ -61,6 +61,8 @@ def bochsrc(image: Path, console: Path, log: Path, memory: int) -> str:
             "boot: cdrom",
             f"com1: enabled=1, mode=file, dev={console}",
             "port_e9_hack: enabled=1",
+            # Its default is ALSA, whose mixer thread aborts ("buffer overflow detected") where there is no sound card.
+            "sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy",
             f"log: {log}",
             "panic: action=fatal",
             "error: action=ignore",
@@ -131,6 +133,8 @@ def run(options: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="pyvmm-intel-") as name:
             scratch = Path(name)
             outcome = run_once(options, scratch)
+            if options.console:
+                options.console.write_bytes((scratch / "console.log").read_bytes())
             if outcome.verdict is not emulator.Verdict.FINISHED:
                 explain(outcome, scratch)
         if not outcome.worth_another_try or attempt == 2:
@@ -150,6 +154,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=512, metavar="MB")
     parser.add_argument("--env", action="append", default=[], metavar="K=V")
     parser.add_argument("--add", action="append", default=[], metavar="SRC[:DST]", help="put a file or directory in")
+    parser.add_argument("--console", type=Path, metavar="FILE", help="keep the host's console log")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- SCRIPT ARG...", help="or: -m MODULE, -c CODE")
     options = parser.parse_args()
     if options.packages:
