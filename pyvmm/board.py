@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic_ns, time_ns
 
 from pyvmm import layout
+from pyvmm.coalesce import CoalescedSerial
 from pyvmm.devices.acpi_pm import LENGTH as PM_LENGTH
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.debug_ports import DebugCon, DebugExit
@@ -19,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyvmm.bus import Mapping
     from pyvmm.backends.console import Console
     from pyvmm.config import DeviceConfig
     from pyvmm.machine import Machine
@@ -32,16 +34,18 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     """
     config, lines, stop, loop = machine.config, machine.lines, machine.request_stop, machine.loop
 
-    def port(base: int, length: int, device: Any, width: int = 4) -> None:
-        machine.ports.add(base, length, device, width)
+    def port(base: int, length: int, device: Any, width: int = 4) -> Mapping:
         machine.devices[device.name] = device
+        return machine.ports.add(base, length, device, width)
 
     for index, console in enumerate(consoles):
         serial = Serial(f"serial{index}", lines.source(layout.SERIAL_IRQS[index]), console.write)
-        port(layout.SERIAL_PORTS[index], 8, serial, width=1)
+        mapping = port(layout.SERIAL_PORTS[index], 8, serial, width=1)
         console.attach(loop, serial)
+        if index == 0 and config.coalesce:
+            machine.at_end.append(CoalescedSerial(machine, mapping, serial).stop)
     port(layout.PORT_CMOS, 2, Rtc(lines.source(layout.IRQ_RTC), time_ns, monotonic_ns, loop.make_timer, config.memory, config.smp), width=1)
-    keyboard = I8042(lines.source(layout.IRQ_KEYBOARD), lines.source(layout.IRQ_MOUSE), stop)
+    keyboard = I8042(lines.source(layout.IRQ_KEYBOARD), stop)
     port(layout.PORT_I8042_DATA, 1, keyboard, width=1)
     machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
     port(layout.PORT_POST, 1, PostPort(), width=1)

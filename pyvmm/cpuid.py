@@ -187,13 +187,13 @@ class Cpuid:
                 missing = [bit for bit in bits if not self._bit(self._supported, bit)]
                 for function, index, register, bit in missing:
                     where = f"CPUID.{function:X}H{f'.{index}' if index else ''}:E{'ABCD'[register]}X[bit {bit}]"
-                    self.warnings.append(f"warning: this host's KVM does not support the requested feature {models.shown(name)} ({where})")
+                    self.warnings.append(f"this host's KVM does not support the requested feature {models.shown(name)} ({where})")
                 bits = [bit for bit in bits if bit not in missing]
             self._set(bits, on)
             asked[name] = on
         self._apply(options)
         if self.warnings and options.get("enforce", "off") in _ON:
-            raise ConfigError("-cpu ...,enforce: " + "; ".join(line.removeprefix("warning: ") for line in self.warnings))
+            raise ConfigError("-cpu ...,enforce: " + "; ".join(self.warnings))
         return tuple(name for name, on in asked.items() if on)
 
     def _apply(self, options: dict[str, str]) -> None:
@@ -234,7 +234,7 @@ class Cpuid:
                 if any(self._bit(self._table, bit) for bit in bits):
                     self._set(bits, False)
                     if models.normal(name) in asked:
-                        self.warnings.append(f"warning: feature {name} needs {needed}, which this CPU does not have: left out")
+                        self.warnings.append(f"feature {name} needs {needed}, which this CPU does not have: left out")
 
     # --- leaves that follow from others ------------------------------------------------------------------------------
     def _vendor(self) -> bytes:

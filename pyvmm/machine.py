@@ -89,6 +89,7 @@ class Machine:
         self.lines = IrqLines(self.vm.irq_line)
         self.loop = IoLoop(self.lock)
         self.devices: dict[str, Any] = {}
+        self.at_end: list[Callable[[], None]] = []  # called once when the run has ended, machine lock held
         self.vcpus: list[Vcpu] = []
         self.runloops: list[RunLoop] = []
         try:
@@ -172,6 +173,10 @@ class Machine:
         finally:
             self.request_stop(StopReason(kind=events.QUIT, detail="stopped"))  # no effect when a reason stands
             self._join()
+            if not self.hung:
+                with self.lock:
+                    for finish in self.at_end:
+                        finish()
         assert self.reason is not None
         return self.reason
 

@@ -127,7 +127,9 @@ def _recognise_elf(image: Image) -> tuple[str, str]:
 
     if entry_of(image, parsed) is not None:
         return "pvh", "ELF with a Xen note 18 (PHYS32_ENTRY): PVH"
-    names_linux = any(owner == b"Linux" or (owner, kind, text[:5]) == (b"Xen", 6, b"linux") for owner, kind, text in elf.notes(image, parsed))
-    if parsed.bits == 64 and names_linux:
+    # Linux's own notes (BUILD_SALT and the like), or XEN_ELFNOTE_GUEST_OS
+    if parsed.bits == 64 and any(
+        owner == b"Linux" or (owner, kind, text[:5]) == (b"Xen", 6, b"linux") for owner, kind, text in elf.notes(image, parsed)
+    ):
         return "vmlinux", "ELF64 with a note that names Linux"
     return "elf", f"ELF{parsed.bits} by its magic and class"

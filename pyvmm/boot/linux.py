@@ -161,7 +161,7 @@ def place_kernel(image: Image, config: Config, header: Header, place: Placement)
     if end > top:
         need = -(-end // layout.MIB)
         if need > layout.LOW_RAM_END // layout.MIB:
-            raise image.error(f"the kernel wants memory up to {end:#x}, behind the end of low RAM at {layout.LOW_RAM_END:#x}: the file is damaged")
+            raise image.error(f"the kernel wants memory up to {end:#x}, more than there is below 4 GiB: the file is damaged")
         raise image.error(f"the kernel needs {need} MiB of RAM to start, the guest has {ram_text(config.memory)}: raise -m")
     place.write("kernel", load, payload)
     place.claim("kernel's start-up memory", load + len(payload), end - load - len(payload))

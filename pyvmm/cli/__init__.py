@@ -36,11 +36,20 @@ def main(arguments: list[str]) -> int:
     except PyvmmError as error:
         _complain(error)
         return status.VMM
+    except MemoryError:
+        _complain(HostError("the host is out of memory"))
+        return status.USAGE
     except KeyboardInterrupt:
         return status.SIGNAL + 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `pyvmm guests | head`: nobody reads on, which is no error
         return status.SIGNAL + 13
+    except Exception as error:  # a bug in pyvmm: one line as well, the traceback on request
+        from pyvmm.machine import vmm_error
+
+        reason = vmm_error(error)
+        sys.stderr.write(f"{reason.report}pyvmm: {reason.detail}\n")
+        return status.VMM
 
 
 def _dispatch(command: str, rest: list[str]) -> int:

@@ -25,7 +25,7 @@ REGISTERS = (
         access="r",
         reset=0x01,
         section="8.7",
-        fields=bits("NOINT 0 nothing pending", "ID 3:1 3 line status, 2 data, 6 time-out, 1 transmitter empty, 0 modem", "FIFO 7:6 3 with FIFO"),
+        fields=bits("NOINT 0 nothing pending", "ID 3:1 3 line status, 2 data, 6 time-out, 1 THR empty, 0 modem", "FIFO 7:6 3 with FIFO"),
     ),
     Register(
         name="FCR",

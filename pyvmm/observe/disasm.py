@@ -1,0 +1,64 @@
+"""Instructions as text, by capstone when it is installed. Imported late: capstone costs 70 ms."""
+
+from __future__ import annotations
+
+from pyvmm.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_INSTRUCTION = 15  # bytes, SDM volume 2A, 2.3.11
+NOT_INSTALLED = "capstone is not installed: no disassembly (pip install capstone)"
+
+
+class Instruction(Record):
+    """One decoded instruction: where, its bytes, text, and capstone's group names ("avx512", "sse42", ...)."""
+
+    address: int
+    data: bytes
+    mnemonic: str
+    operands: str = ""
+    groups: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Intel syntax."""
+        return f"{self.mnemonic} {self.operands}".rstrip()
+
+
+def available() -> bool:
+    """Whether capstone can be imported."""
+    try:
+        import capstone  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def decode(data: bytes, address: int, bits: int, count: int = 0) -> list[Instruction]:
+    """Decodes up to ``count`` instructions (0: all) until bytes run out or do not decode.
+
+    Args:
+        data: code bytes.
+        address: of the first byte, for branch targets and the result.
+        bits: 16, 32 or 64.
+
+    Raises:
+        ImportError: capstone is not installed.
+    """
+    import capstone
+
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
+    engine: Any = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    engine.detail = True
+    return [
+        Instruction(
+            address=each.address,
+            data=bytes(each.bytes),
+            mnemonic=each.mnemonic,
+            operands=each.op_str,
+            groups=tuple(each.group_name(group) for group in each.groups),
+        )
+        for each in engine.disasm(data, address, count)
+    ]
