@@ -10,6 +10,9 @@ from pyvmm.kvm import uapi
 from pyvmm.observe import disasm
 from pyvmm.observe.paging import CR0_PE, CR0_PG, EFER_LMA, EFER_LME, code_bits, linear_address, read_linear, walk
 
+CR0_EM, CR0_TS = 1 << 2, 1 << 3
+CR4_OSFXSR, CR4_OSXSAVE = 1 << 9, 1 << 18
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -17,23 +20,64 @@ if TYPE_CHECKING:
     from pyvmm.exits import Exit
     from pyvmm.memory import GuestMemory
 
-# capstone's instruction groups and single mnemonics -> QEMU's name of the CPUID feature that announces them
+# capstone's instruction groups -> QEMU's name of the CPUID feature that announces them
 _GROUP_FEATURES = {
-    **{"avx": "avx", "avx2": "avx2", "avx512": "avx512f", "fma": "fma", "fma4": "fma4", "f16c": "f16c", "xop": "xop", "tbm": "tbm"},
-    **{"sse3": "pni", "ssse3": "ssse3", "sse41": "sse4.1", "sse42": "sse4.2", "sse4a": "sse4a", "aes": "aes", "pclmul": "pclmulqdq"},
-    **{"bmi": "bmi1", "bmi2": "bmi2", "adx": "adx", "sha": "sha-ni", "3dnow": "3dnow", "rtm": "rtm", "fsgsbase": "fsgsbase"},
+    "avx": "avx",
+    "avx2": "avx2",
+    "avx512": "avx512f",
+    "fma": "fma",
+    "fma4": "fma4",
+    "f16c": "f16c",
+    "xop": "xop",
+    "tbm": "tbm",
+    "sse3": "pni",
+    "ssse3": "ssse3",
+    "sse41": "sse4.1",
+    "sse42": "sse4.2",
+    "sse4a": "sse4a",
+    "aes": "aes",
+    "pclmul": "pclmulqdq",
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
+    "adx": "adx",
+    "sha": "sha-ni",
+    "3dnow": "3dnow",
+    "rtm": "rtm",
+    "fsgsbase": "fsgsbase",
 }
-_MNEMONIC_FEATURES = {
-    **{"cmpxchg16b": "cx16", "popcnt": "popcnt", "lzcnt": "abm", "tzcnt": "bmi1", "crc32": "sse4.2", "movbe": "movbe"},
-    **{"rdtscp": "rdtscp", "rdpid": "rdpid", "rdrand": "rdrand", "rdseed": "rdseed", "invpcid": "invpcid"},
-    **{"monitor": "monitor", "mwait": "monitor", "monitorx": "mwaitx", "mwaitx": "mwaitx", "clac": "smap", "stac": "smap"},
-    **{"clflushopt": "clflushopt", "clwb": "clwb", "clzero": "clzero", "rdpkru": "pku", "wrpkru": "pku", "serialize": "serialize"},
-    **{"movdiri": "movdiri", "movdir64b": "movdir64b", "umonitor": "waitpkg", "umwait": "waitpkg", "tpause": "waitpkg"},
-    **{"xgetbv": "xsave", "xsetbv": "xsave", "xsave": "xsave", "xsave64": "xsave", "xrstor": "xsave", "xrstor64": "xsave"},
-    **{"xsaveopt": "xsaveopt", "xsaveopt64": "xsaveopt", "xsavec": "xsavec", "xsavec64": "xsavec", "xsaves": "xsaves", "xrstors": "xsaves"},
-    **{"xsaves64": "xsaves", "xrstors64": "xsaves", "gf2p8mulb": "gfni", "gf2p8affineqb": "gfni", "gf2p8affineinvqb": "gfni"},
-    **{"incsspq": "shstk", "rdsspq": "shstk", "wrssq": "shstk", "setssbsy": "shstk", "sysenter": "sep", "sysexit": "sep"},
+# feature -> instructions that stand in no group of their own
+_FEATURE_INSTRUCTIONS = {
+    "cx16": "cmpxchg16b",
+    "popcnt": "popcnt",
+    "abm": "lzcnt",
+    "bmi1": "tzcnt",
+    "sse4.2": "crc32",
+    "movbe": "movbe",
+    "rdtscp": "rdtscp",
+    "rdpid": "rdpid",
+    "rdrand": "rdrand",
+    "rdseed": "rdseed",
+    "invpcid": "invpcid",
+    "monitor": "monitor mwait",
+    "mwaitx": "monitorx mwaitx",
+    "smap": "clac stac",
+    "clflushopt": "clflushopt",
+    "clwb": "clwb",
+    "clzero": "clzero",
+    "pku": "rdpkru wrpkru",
+    "serialize": "serialize",
+    "movdiri": "movdiri",
+    "movdir64b": "movdir64b",
+    "waitpkg": "umonitor umwait tpause",
+    "xsave": "xgetbv xsetbv xsave xsave64 xrstor xrstor64",
+    "xsaveopt": "xsaveopt xsaveopt64",
+    "xsavec": "xsavec xsavec64",
+    "xsaves": "xsaves xsaves64 xrstors xrstors64",
+    "gfni": "gf2p8mulb gf2p8affineqb gf2p8affineinvqb",
+    "shstk": "incsspd incsspq rdsspd rdsspq wrssd wrssq setssbsy clrssbsy saveprevssp rstorssp",
+    "sep": "sysenter sysexit",
 }
+_MNEMONIC_FEATURES = {name: feature for feature, names in _FEATURE_INSTRUCTIONS.items() for name in names.split()}
 
 
 def likely(exit: Exit, regs: Any, sregs: Any, events: Any, memory: GuestMemory) -> list[str]:
@@ -79,27 +123,82 @@ def _first_exception(regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
         return [f"the next instruction cannot be fetched: rip {linear:#x} {code.fault}"]
     if not memory.contains(code.gpa, 1):
         return [f"the guest executes at guest physical {code.gpa:#x}, which is not RAM"]
-    found = []
     instruction = _instruction(read_linear(memory, sregs, linear, disasm.MAX_INSTRUCTION), regs.rip, code_bits(sregs))
-    if instruction is not None and instruction.mnemonic in ("ud0", "ud1", "ud2"):
-        found.append(f"{instruction.mnemonic} at rip raises #UD on purpose (a BUG or unreachable code in the guest)")
-    if sregs.cr0 & CR0_PG and sregs.cr2:
-        page = walk(memory, sregs, sregs.cr2)
-        if page.fault:
-            found.append(f"page fault: the last one was for cr2 = {sregs.cr2:#x}, which {page.fault}")
-        else:
-            found.append(
-                f"perhaps a page fault: cr2 = {sregs.cr2:#x} is mapped (guest physical {page.gpa:#x}), so access rights or old news"
-            )
-    if sregs.cr0 & CR0_PE and not sregs.cr0 & CR0_PG and not sregs.efer & EFER_LME and sregs.cr3:
-        from pyvmm.cpuid import emulates_ring0
+    if instruction is None and disasm.available():
+        return ["there is no valid instruction at rip: #UD"]
+    if instruction is None:
+        return _page_fault(sregs, memory)
+    if _turns_on_paging(instruction, sregs):
+        return [_NO_LEGACY_PAGING]
+    return _refused(instruction, sregs) + _bad_operand(instruction, regs, sregs, memory) + _page_fault(sregs, memory)
 
-        if emulates_ring0():
-            found.append(
-                "perhaps the guest turned paging on without long mode (cr3 is set, EFER.LME is not): this KVM runs ring 0 in software "
-                "and has no 32-bit or PAE paging; use a host with VMX or SVM"
-            )
+
+_NO_LEGACY_PAGING = (
+    "the guest turns paging on without long mode: this KVM runs ring 0 in software and has no 32-bit or PAE paging; "
+    "use a host with VMX or SVM"
+)
+
+
+def _turns_on_paging(instruction: disasm.Instruction, sregs: Any) -> bool:
+    from pyvmm.cpuid import emulates_ring0
+
+    legacy = sregs.cr0 & CR0_PE and not sregs.cr0 & CR0_PG and not sregs.efer & EFER_LME
+    return bool(legacy and instruction.text.startswith("mov cr0,") and emulates_ring0())
+
+
+def _page_fault(sregs: Any, memory: GuestMemory) -> list[str]:
+    if not (sregs.cr0 & CR0_PG and sregs.cr2):
+        return []
+    page = walk(memory, sregs, sregs.cr2)
+    if page.fault:
+        return [f"page fault: the last one was for cr2 = {sregs.cr2:#x}, which {page.fault}"]
+    return [f"perhaps a page fault: cr2 = {sregs.cr2:#x} is mapped (guest physical {page.gpa:#x}), so access rights, or an older one"]
+
+
+def _refused(instruction: disasm.Instruction, sregs: Any) -> list[str]:
+    """Instructions that raise #UD or #NM whatever their operands."""
+    name, groups = instruction.mnemonic, instruction.groups
+    if name in ("ud0", "ud1", "ud2"):
+        return [f"{name} at rip raises #UD on purpose (a BUG or unreachable code in the guest)"]
+    if name in ("int3", "int1", "into"):
+        return [f"{name} at rip, with no handler for it"]
+    simd = [group for group in groups if group.startswith(("sse", "ssse", "avx", "fma", "f16c"))]
+    if simd and any(group.startswith(("avx", "fma", "f16c")) for group in simd) and not sregs.cr4 & CR4_OSXSAVE:
+        return [f"'{instruction.text}' needs CR4.OSXSAVE and XCR0 set first: #UD"]
+    if simd and not sregs.cr4 & CR4_OSFXSR:
+        return [f"'{instruction.text}' needs CR4.OSFXSR set first: #UD"]
+    if (simd or "fpu" in groups or "mmx" in groups) and sregs.cr0 & (CR0_EM | CR0_TS):
+        return [f"'{instruction.text}' while CR0.{'EM' if sregs.cr0 & CR0_EM else 'TS'} is set: #UD or #NM"]
+    return []
+
+
+def _bad_operand(instruction: disasm.Instruction, regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
+    """Memory operands that lead nowhere."""
+    found = []
+    bits = code_bits(sregs)
+    for segment, base, index, scale, displacement in instruction.memory:
+        offset = displacement + _register(regs, base, instruction) + _register(regs, index, instruction) * scale
+        width = bits if bits < 64 and not base.startswith("e") else 64
+        offset &= (1 << width) - 1
+        # FS and GS keep their bases in 64-bit mode
+        start = getattr(sregs, segment).base if segment in ("fs", "gs") else 0
+        linear = (start + offset) & (1 << 64) - 1 if bits == 64 else linear_address(sregs, getattr(sregs, segment or "ds"), offset)
+        fault = walk(memory, sregs, linear).fault
+        if fault:
+            found.append(f"'{instruction.text}' accesses {linear:#x}, which {fault}")
     return found
+
+
+def _register(regs: Any, name: str, instruction: disasm.Instruction) -> int:
+    """A register's value as part of an address. Names come as rax, eax, bx, r8d, rip, eiz, or ""."""
+    if name in ("rip", "eip"):
+        return int(regs.rip) + len(instruction.data)
+    if name.startswith("r"):
+        value = getattr(regs, name.rstrip("d") if name[1:2].isdigit() else name, 0)
+        return int(value) & (0xFFFF_FFFF if name.endswith("d") else (1 << 64) - 1)
+    if name.startswith("e") and len(name) == 3:
+        return int(getattr(regs, "r" + name[1:], 0)) & 0xFFFF_FFFF
+    return int(getattr(regs, "r" + name, 0)) & 0xFFFF if name else 0
 
 
 def _table(sregs: Any, memory: GuestMemory) -> list[str]:
@@ -194,9 +293,13 @@ def _emulation_failure(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory) -
             "or this CPU lacks unrestricted guest mode (real mode is emulated then)"
         ]
     if feature:
-        return [f"this KVM runs ring 0 in software and its interpreter lacks {what}; hide the feature: -cpu host,-{feature}"]
+        return [
+            f"this KVM runs ring 0 in software and its interpreter lacks {what}; hide the feature with -cpu host,-{feature} "
+            "(a guest that uses it without asking CPUID needs a host with VMX or SVM)"
+        ]
     return [
-        f"this KVM runs ring 0 in software and its interpreter lacks {what}; no CPUID bit hides it: avoid it in ring 0, or use a host with VMX or SVM"
+        f"this KVM runs ring 0 in software and its interpreter lacks {what}; no CPUID bit hides it: "
+        "keep it out of ring 0, or use a host with VMX or SVM"
     ]
 
 

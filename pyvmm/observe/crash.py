@@ -24,17 +24,12 @@ _INSTRUCTIONS = 6
 _BEFORE = 16  # code bytes shown in front of rip
 _STACK_WORDS = 8
 
-_CR0 = {0: "PE", 1: "MP", 2: "EM", 3: "TS", 4: "ET", 5: "NE", 16: "WP", 18: "AM", 29: "NW", 30: "CD", 31: "PG"}
-_CR4 = {
-    **{0: "VME", 1: "PVI", 2: "TSD", 3: "DE", 4: "PSE", 5: "PAE", 6: "MCE", 7: "PGE", 8: "PCE", 9: "OSFXSR", 10: "OSXMMEXCPT"},
-    **{11: "UMIP", 12: "LA57", 13: "VMXE", 14: "SMXE", 16: "FSGSBASE", 17: "PCIDE", 18: "OSXSAVE", 20: "SMEP", 21: "SMAP", 22: "PKE"},
-    **{23: "CET", 24: "PKS"},
-}
-_EFER = {0: "SCE", 8: "LME", 10: "LMA", 11: "NXE", 12: "SVME", 14: "FFXSR"}
-_RFLAGS = {
-    **{0: "CF", 2: "PF", 4: "AF", 6: "ZF", 7: "SF", 8: "TF", 9: "IF", 10: "DF", 11: "OF", 14: "NT", 16: "RF", 17: "VM", 18: "AC"},
-    **{19: "VIF", 20: "VIP", 21: "ID"},
-}
+# Names of bits from bit 0 on; "16:WP" jumps (SDM volume 3A, 2.2.1, 2.3, 2.5)
+_CR0 = "PE MP EM TS ET NE 16:WP 18:AM 29:NW CD PG"
+_CR4 = "VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT UMIP LA57 VMXE SMXE 16:FSGSBASE PCIDE OSXSAVE 20:SMEP SMAP PKE CET PKS"
+_EFER = "SCE 8:LME 10:LMA NXE SVME 14:FFXSR"
+_RFLAGS = "CF 2:PF 4:AF 6:ZF SF TF IF DF OF 14:NT 16:RF VM AC VIF VIP ID"
+_GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
 
 def report(vcpu: Vcpu, memory: GuestMemory, exit: Exit) -> str:
@@ -88,14 +83,21 @@ def _indent(lines: list[str]) -> list[str]:
     return ["  " + line for line in lines]
 
 
-def _bits(value: int, names: dict[int, str]) -> str:
-    return " ".join(name for bit, name in names.items() if value >> bit & 1)
+def _bits(value: int, names: str) -> str:
+    bit, found = 0, []
+    for name in names.split():
+        at, colon, rest = name.partition(":")
+        if colon:
+            bit, name = int(at), rest
+        if value >> bit & 1:
+            found.append(name)
+        bit += 1
+    return " ".join(found)
 
 
 def _registers(regs: Any) -> list[str]:
-    names = "rax rbx rcx rdx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15".split()
-    lines = ["  ".join(f"{name:3} {getattr(regs, name):016x}" for name in names[at : at + 4]) for at in range(0, 16, 4)]
-    return [*lines, f"rip {regs.rip:016x}  rflags {regs.rflags:08x} {_bits(regs.rflags, _RFLAGS)}"]
+    lines = ["  ".join(f"{name:3} {getattr(regs, name):016x}" for name in _GENERAL[at : at + 4]) for at in range(0, 16, 4)]
+    return [*lines, f"rip {regs.rip:016x}  rflags {regs.rflags:08x} {_bits(regs.rflags, _RFLAGS)}".rstrip()]
 
 
 def _control(sregs: Any) -> list[str]:

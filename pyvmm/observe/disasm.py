@@ -13,13 +13,21 @@ NOT_INSTALLED = "capstone is not installed: no disassembly (pip install capstone
 
 
 class Instruction(Record):
-    """One decoded instruction: where, its bytes, text, and capstone's group names ("avx512", "sse42", ...)."""
+    """One decoded instruction.
+
+    Fields:
+        address, data: where it stands, and its bytes.
+        mnemonic, operands: Intel syntax.
+        groups: capstone's group names ("avx512", "sse42", ...).
+        memory: what it accesses: (segment, base, index, scale, displacement), register names or "".
+    """
 
     address: int
     data: bytes
     mnemonic: str
     operands: str = ""
     groups: tuple[str, ...] = ()
+    memory: tuple[tuple[str, str, str, int, int], ...] = ()
 
     @property
     def text(self) -> str:
@@ -59,6 +67,16 @@ def decode(data: bytes, address: int, bits: int, count: int = 0) -> list[Instruc
             mnemonic=each.mnemonic,
             operands=each.op_str,
             groups=tuple(each.group_name(group) for group in each.groups),
+            memory=_memory(each, capstone.x86.X86_OP_MEM),
         )
         for each in engine.disasm(data, address, count)
     ]
+
+
+def _memory(instruction: Any, kind: int) -> tuple[tuple[str, str, str, int, int], ...]:
+    found = []
+    for operand in instruction.operands:
+        if operand.type == kind and instruction.mnemonic not in ("lea", "nop"):
+            names = [instruction.reg_name(number) or "" for number in (operand.mem.segment, operand.mem.base, operand.mem.index)]
+            found.append((names[0], names[1], names[2], operand.mem.scale, operand.mem.disp))
+    return tuple(found)

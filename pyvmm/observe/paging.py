@@ -66,7 +66,7 @@ def linear_address(sregs: Any, segment: Any, offset: int) -> int:
     """Segment base plus offset, as wide as the mode makes it."""
     if code_bits(sregs) == 64:
         return offset & 0xFFFF_FFFF_FFFF_FFFF  # bases of CS, DS, ES and SS count as 0
-    return (segment.base + offset) & 0xFFFF_FFFF
+    return int(segment.base + offset) & 0xFFFF_FFFF
 
 
 def canonical(sregs: Any, linear: int) -> bool:
