@@ -65,7 +65,7 @@ class FwCfg:
         self.add_item(SIGNATURE_KEY, b"QEMU")
         self.add_item(ID_KEY, (ID_TRADITIONAL | ID_DMA).to_bytes(4, "little"))
         self.add_item(RAM_SIZE_KEY, memory.size.to_bytes(8, "little"))
-        self.add_item(NOGRAPHIC_KEY, (1).to_bytes(2, "little"))  # SeaBIOS then looks for a serial console
+        self.add_item(NOGRAPHIC_KEY, (1).to_bytes(2, "little"))
         self.add_item(CPUS_KEY, cpus.to_bytes(2, "little"))
         self.add_item(MAX_CPUS_KEY, (max_cpus or cpus).to_bytes(2, "little"))
         ram = (gpa.to_bytes(8, "little") + size.to_bytes(8, "little") for gpa, size in ram_regions(memory.size))

@@ -164,19 +164,19 @@ class I8042:
         self.irq.set(state.status & (OBF | AUX_DATA) == OBF and state.ram[0] & CTR_KBD_INT)
 
 
+class CommandPortState(Record):
+    """Nothing: the controller keeps it all, and resets itself."""
+
+
 class CommandPort:
     """Port 0x64 of a controller: a range of its own on the bus, because 0x61 in between belongs to another device."""
 
     registers = "pyvmm.devices.i8042_regs:COMMAND_PORT"
 
     def __init__(self, controller: I8042) -> None:
-        self.name = controller.name
+        self.name = "i8042-command"
         self.controller = controller
-
-    @property
-    def state(self) -> I8042State:
-        """The controller's: there is only one."""
-        return self.controller.state
+        self.state = CommandPortState()
 
     def read(self, offset: int, size: int) -> int:
         return self.controller.read(COMMAND, size)
@@ -185,4 +185,4 @@ class CommandPort:
         self.controller.write(COMMAND, size, value)
 
     def reset(self) -> None:
-        self.controller.reset()
+        pass

@@ -1,9 +1,9 @@
 """QEMU's pc-testdev, which kvm-unit-tests drive: one device for each of its ranges.
 
-    0xE0-0xE3, 0xE8-0xEB  TestLatch     four bytes that read back
-    0xE4-0xE7             TestFlush     makes the host drop its translation of a guest page
-    0x2000-0x2017         TestIrqLines  24 interrupt lines to drive by hand
-    0xFF000000, 64 KiB    TestMemory    memory that is not RAM: every access is an exit
+    0xE0-0xE3, 0xE8-0xEB  Latch      four bytes that read back
+    0xE4-0xE7             PageFlush  makes the host drop its translation of a guest page
+    0x2000-0x2017         IrqPorts   24 interrupt lines to drive by hand
+    0xFF000000, 64 KiB    IoMemory   memory that is not RAM: every access is an exit
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ IRQ_LINES = 24
 MEMORY_LENGTH = 64 * 1024
 
 
-class TestLatchState(Record):
+class LatchState(Record):
     """The four bytes, lowest port first, as a number."""
 
     value: int = 0
 
 
-class TestLatch:
+class Latch:
     """Four bytes of storage on ports. Map it with length 4: at 0xE0 with width 4, at 0xE8 with width 1 (byte by byte)."""
 
     registers = "pyvmm.devices.pc_testdev_regs:LATCH"
 
     def __init__(self) -> None:
         self.name = "testdev-latch"
-        self.state = TestLatchState()
+        self.state = LatchState()
 
     def read(self, offset: int, size: int) -> int:
         return self.state.value >> 8 * offset & (1 << 8 * size) - 1
@@ -47,13 +47,13 @@ class TestLatch:
         self.state.value = 0
 
 
-class TestFlushState(Record):
+class PageFlushState(Record):
     """The page asked for last."""
 
     page: int = 0
 
 
-class TestFlush:
+class PageFlush:
     """Writing a guest physical address has the host unmap that page: the next access faults into the host again.
 
     Args:
@@ -65,7 +65,7 @@ class TestFlush:
     def __init__(self, flush_page: Callable[[int], None]) -> None:
         self.name = "testdev-flush"
         self.flush_page = flush_page
-        self.state = TestFlushState()
+        self.state = PageFlushState()
 
     def read(self, offset: int, size: int) -> int:
         return 0
@@ -81,13 +81,13 @@ class TestFlush:
         self.state.page = 0
 
 
-class TestIrqState(Record):
+class IrqPortsState(Record):
     """Bit n is the level of line n."""
 
     levels: int = 0
 
 
-class TestIrqLines:
+class IrqPorts:
     """Port n of 24 drives interrupt line n: 0 low, anything else high.
 
     Args:
@@ -99,7 +99,7 @@ class TestIrqLines:
     def __init__(self, set_gsi: Callable[[int, int], None]) -> None:
         self.name = "testdev-irq"
         self.set_gsi = set_gsi
-        self.state = TestIrqState()
+        self.state = IrqPortsState()
 
     def read(self, offset: int, size: int) -> int:
         return self.state.levels >> offset & 1
@@ -121,20 +121,20 @@ class TestIrqLines:
             self.set_gsi(line, self.state.levels >> line & 1)
 
 
-class TestMemoryState(Record):
+class IoMemoryState(Record):
     """The contents."""
 
     data: bytearray = bytearray(MEMORY_LENGTH)
 
 
-class TestMemory:
+class IoMemory:
     """64 KiB that behave like memory, one exit for each access."""
 
     registers = "pyvmm.devices.pc_testdev_regs:MEMORY"
 
     def __init__(self) -> None:
         self.name = "testdev-memory"
-        self.state = TestMemoryState()
+        self.state = IoMemoryState()
 
     def read(self, offset: int, size: int) -> int:
         return int.from_bytes(self.state.data[offset : offset + size], "little")
