@@ -34,7 +34,7 @@ PACKAGES = {
 }
 _KERNEL_LINE = (
     # A panic stays where it is: rebooting would only start the CD again.
-    "initcall_debug log_buf_len=1M console=ttyS0 quiet panic=0 oops=panic "
+    "console=ttyS0 quiet panic=0 oops=panic "
     # Self-tests, certificates and calibrations that take most of the boot here and serve no test.
     "mitigations=off nokaslr tsc=reliable no_timer_check cryptomgr.notests "
     "initcall_blacklist=load_system_certificate_list,init_kprobe_trace"
