@@ -9,13 +9,13 @@ This stands on the start-up path: the default model on a hardware KVM parses no 
 
 from __future__ import annotations
 
-import os
 from struct import pack, unpack
 
 from pyvmm import cpu_models as models
 from pyvmm.cpu_models import EAX, EBX, ECX, EDX
 from pyvmm.errors import ConfigError
 from pyvmm.kvm import uapi
+from pyvmm.kvm.kind import emulates_ring0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,32 +30,6 @@ _AMD_ALIASES = 0x0183_F3FF  # 0x80000001 EDX repeats these bits of leaf 1 EDX on
 _SIGNATURE = unpack("<3I", b"KVMKVMKVM\0\0\0")
 _ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 _IGNORED = ("migratable", "check", "l3-cache", "host-cache-info", "min-level", "min-xlevel", "fill-mtrr-mask", "legacy-cache")
-
-
-def emulates_ring0() -> bool:
-    """Whether this host's KVM interprets ring-0 code in software: cheap evidence, three ``stat`` calls as a rule.
-
-    A module with a virtualisation extension under it (kvm_intel, kvm_amd) settles it. Where neither or a software one
-    is there, the CPU flags decide: without vmx or svm, whatever answers /dev/kvm is software.
-    """
-    exists = os.path.exists
-    if not exists("/sys/module/kvm_pvm") and exists("/sys/module/kvm_intel") != exists("/sys/module/kvm_amd"):
-        return False
-    flags = cpu_flags()
-    return bool(flags) and "vmx" not in flags and "svm" not in flags
-
-
-def cpu_flags() -> list[str]:
-    """The first processor's flags from /proc/cpuinfo; empty when it cannot be read."""
-    try:
-        with open("/proc/cpuinfo", "rb", buffering=0) as cpuinfo:
-            text = cpuinfo.read(8192).decode("ascii", "replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return line.partition(":")[2].split()
-    return []
 
 
 class Cpuid:

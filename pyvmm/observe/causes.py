@@ -140,7 +140,7 @@ _NO_LEGACY_PAGING = (
 
 
 def _turns_on_paging(instruction: disasm.Instruction, sregs: Any) -> bool:
-    from pyvmm.cpuid import emulates_ring0
+    from pyvmm.kvm.kind import emulates_ring0
 
     legacy = sregs.cr0 & CR0_PE and not sregs.cr0 & CR0_PG and not sregs.efer & EFER_LME
     return bool(legacy and instruction.text.startswith("mov cr0,") and emulates_ring0())
@@ -273,7 +273,7 @@ def feature_of(instruction: disasm.Instruction) -> str:
 
 
 def _emulation_failure(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
-    from pyvmm.cpuid import emulates_ring0
+    from pyvmm.kvm.kind import emulates_ring0
 
     linear = linear_address(sregs, sregs.cs, regs.rip)
     code = walk(memory, sregs, linear)
