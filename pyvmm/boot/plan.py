@@ -50,7 +50,7 @@ class Placement:
         self.subject = subject
         self.writes: list[tuple[int, Data]] = []
         self.zeros: list[tuple[int, int]] = []
-        self._claims: list[tuple[int, int, str]] = []  # (gpa, end, what)
+        self._claims: list[tuple[int, int, int, str]] = []  # (gpa, end, order of arrival, what)
 
     def write(self, what: str, gpa: int, data: Data) -> None:
         """Bytes to be there. ``what`` names them in messages: "segment 0", "GDT"."""
@@ -76,21 +76,19 @@ class Placement:
                 f"{self.subject}: {what} at {gpa:#x}..{end:#x} is outside the {ram_text(self.memory)} of guest RAM: raise -m or move it"
             )
         if length:
-            self._claims.append((gpa, end, what))
+            self._claims.append((gpa, end, len(self._claims), what))
 
     def check(self) -> None:
         """Raises ImageError when two claims overlap."""
         claims = sorted(self._claims)
-        for (gpa, end, what), (other_gpa, other_end, other) in zip(claims, claims[1:], strict=False):
-            if other_gpa < end:
+        for low, high in zip(claims, claims[1:], strict=False):
+            if high[0] < low[1]:
+                # the image comes before boot structures and tables
+                (gpa, end, _, what), (other_gpa, other_end, _, other) = sorted((low, high), key=lambda claim: claim[2])
                 raise ImageError(
                     f"{self.subject}: {what} at {gpa:#x}..{end:#x} overlaps {other} at {other_gpa:#x}..{other_end:#x}: "
                     "load or link the image elsewhere"
                 )
-
-    def highest_end(self, below: int) -> int:
-        """End of the highest claim that starts below an address; 0 when there is none."""
-        return max((end for gpa, end, _ in self._claims if gpa < below), default=0)
 
 
 def ram_text(size: int) -> str:
