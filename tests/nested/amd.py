@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
             outcome, console = run_once(job, options, scratch, base)
             if options.console:
                 options.console.write_bytes(console.read_bytes())
-            if outcome.status == emulator.HOST_FAILED and outcome.verdict is not emulator.Verdict.FINISHED:
+            if outcome.verdict is not emulator.Verdict.FINISHED:
                 explain(outcome, scratch)
         if not outcome.worth_another_try or attempt == 2:
             break

@@ -16,13 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 if __package__ in (None, ""):  # run as a program: make `tests` importable, as pytest does
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.nested import emulator, intel_image, wire
 from tests.support import debian
 
+ROOT = Path(__file__).resolve().parents[2]
 _BIOS = "/usr/share/bochs/BIOS-bochs-latest"
 _VGA_BIOS = "/usr/share/vgabios/vgabios.bin"
 PACKAGES = {
@@ -41,7 +41,7 @@ _KERNEL_LINE = (
 )
 _PANIC_MARKS = (b"Kernel panic", b"nested-init: ", b"/init: ")
 _BOOT_SECONDS = 120.0
-_ARCHITECTURE_PACKAGES = ("pyvmm", "guests")
+_ALWAYS_IN = ("pyvmm", "guests")
 
 
 def bochsrc(image: Path, console: Path, log: Path, memory: int) -> str:
@@ -93,9 +93,7 @@ def environment(extra: list[str]) -> dict[str, str]:
 def run_once(options: argparse.Namespace, scratch: Path) -> emulator.Outcome:
     kernel = debian.kernel("cloud")
     token = wire.new_token()
-    additions = [
-        intel_image.Addition(ROOT / name, f"/app/{name}") for name in _ARCHITECTURE_PACKAGES if (ROOT / name).is_dir()
-    ]
+    additions = [intel_image.Addition(ROOT / name, f"/app/{name}") for name in _ALWAYS_IN if (ROOT / name).is_dir()]
     additions += [intel_image.Addition.parse(text) for text in options.add]
     initrd = intel_image.initrd(kernel, job(options.command, token, environment(options.env)), additions)
     image = intel_image.iso(kernel, _KERNEL_LINE, initrd, scratch)

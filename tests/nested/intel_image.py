@@ -44,9 +44,9 @@ _PYTHON = [
 _LIBRARIES = ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1", "libffi.so.8")
 # Extension modules that need no further library. (hashlib, for one, does well without OpenSSL's.)
 _EXTENSIONS = (
-    "_asyncio _contextvars _ctypes _decimal _json _lsprof _multiprocessing _posixshmem _queue _typing mmap resource "
-    "termios"
-).split()
+    *("_asyncio", "_contextvars", "_ctypes", "_decimal", "_json", "_lsprof", "_multiprocessing", "_posixshmem"),
+    *("_queue", "_typing", "mmap", "resource", "termios"),
+)
 # Large parts of the standard library that no test of a VMM imports.
 _UNUSED = ("lib2to3", "pydoc_data", "ensurepip", "idlelib", "distutils", "tkinter", "turtledemo", "test", "venv")
 
@@ -120,7 +120,7 @@ def _cached_base(kernel: Kernel, python: Path) -> bytes:
     if not cached.exists():
         for old in store.glob("intel-base-*.cpio"):
             old.unlink(missing_ok=True)
-        data = cpio.archive([*initramfs.modules(kernel, _MODULES), *_python_entries(python)])
+        data = cpio.archive([*initramfs.modules(kernel, _MODULES, signed=False), *_python_entries(python)])
         with tempfile.NamedTemporaryFile(dir=store, delete=False) as part:
             part.write(data)
         os.replace(part.name, cached)
@@ -141,7 +141,9 @@ def _python_entries(python: Path) -> list[cpio.Entry]:
             entries.append(initramfs.from_path(f"usr/lib/{version}/lib-dynload/{path.name}", path))
     with tempfile.TemporaryDirectory(prefix="pyvmm-intel-") as name:
         staged = Path(name) / version
-        shutil.copytree(library, staged, ignore=shutil.ignore_patterns("__pycache__", "lib-dynload", "config-*", *_UNUSED))
+        shutil.copytree(
+            library, staged, ignore=shutil.ignore_patterns("__pycache__", "lib-dynload", "config-*", *_UNUSED)
+        )
         _compile(python, staged, f"/usr/lib/{version}", sourceless=True)
         # Bytecode in the place of the source: half the image, and no comparing of the two at each import.
         entries += [
