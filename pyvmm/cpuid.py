@@ -67,7 +67,7 @@ class Cpuid:
         if safe and (emulates_ring0() if emulated is None else emulated):
             self._hide(models.INTERPRETER_LACKS)
         asked = self._switch(switches, options) if switches or options else ()
-        if asked or self.hidden or model:
+        if switches or self.hidden or model:
             self._drop_dependents(asked)
         self._states()
         self._topology()

@@ -7,7 +7,7 @@ the ioctl number encodes.
 
 from __future__ import annotations
 
-from ctypes import Structure, Union, addressof, c_char, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
+from ctypes import Structure, Union, addressof, c_char, c_int16, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class kvm_stats_header(Structure):
 
 
 class kvm_stats_desc(Structure):
-    _fields_ = [("flags", u32), ("exponent", c_uint16), ("size", u16), ("offset", u32), ("bucket_size", u32)]
+    _fields_ = [("flags", u32), ("exponent", c_int16), ("size", u16), ("offset", u32), ("bucket_size", u32)]
 
 
 def address_of(buffer: bytearray) -> int:
