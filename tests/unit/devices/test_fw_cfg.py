@@ -157,6 +157,13 @@ def test_a_dma_structure_outside_ram_is_ignored(rig: Rig, at: int) -> None:
     assert rig.device.state == FwCfgState()
 
 
+def test_dma_far_past_the_end_of_an_item_is_refused(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filling gigabytes with zeros would hold up the whole machine."""
+    monkeypatch.setattr("pyvmm.devices.fw_cfg.ZERO_FILL_MAX", 64)
+    assert rig.dma(DMA_SELECT | DMA_READ, 4 + 64, 0x2000) == 0
+    assert rig.dma(DMA_SELECT | DMA_READ, 4 + 65, 0x2000) == 1
+
+
 def test_dma_reads_the_whole_of_a_large_file(rig: Rig) -> None:
     data = bytes(range(256)) * 1000
     key = rig.device.add_file("large", data)

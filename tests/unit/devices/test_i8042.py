@@ -88,6 +88,7 @@ def test_output_port_bit_0_resets_and_bit_1_is_a20(rig: Rig) -> None:
     assert (rig.ask(0xD0) & 0x02, rig.stop.kinds) == (0, [])
     rig.command(0xD1, 0xDE)
     assert rig.stop.kinds == [RESET]
+    assert rig.ask(0xD0) & 0x03 == 0x03, "the line lets go by itself"
 
 
 def test_a_new_command_cancels_an_awaited_parameter(rig: Rig) -> None:
@@ -114,6 +115,12 @@ def test_each_answer_is_an_edge_even_when_the_last_was_not_read(rig: Rig) -> Non
 def test_the_absent_mouse_answers_without_irq_1(rig: Rig) -> None:
     rig.command(0xD4, 0xFF)
     assert (rig.status() & 0x61, rig.data(), rig.line.edges) == (0x61, 0xFE, 0)
+
+
+def test_an_answer_does_not_inherit_the_flags_of_one_not_read(rig: Rig) -> None:
+    rig.command(0xD4, 0xFF)
+    rig.command(0xAA)
+    assert rig.status() & 0x61 == 0x01
 
 
 def test_d2_comes_back_as_if_typed(rig: Rig) -> None:

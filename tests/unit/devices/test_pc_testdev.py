@@ -14,6 +14,8 @@ def test_latch_keeps_every_width_at_its_byte_lanes() -> None:
     latch.write(1, 1, 0xAA)
     latch.write(2, 2, 0xBBCC)
     assert [latch.read(0, 4), latch.read(0, 1), latch.read(1, 1), latch.read(2, 2)] == [0xBBCCAA44, 0x44, 0xAA, 0xBBCC]
+    latch.write(3, 2, 0xFFFF)
+    assert latch.read(0, 8) == 0xFFCCAA44, "what sticks out is lost"
     latch.reset()
     assert latch.read(0, 4) == 0
 

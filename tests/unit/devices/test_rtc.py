@@ -231,6 +231,14 @@ def test_alarm_wildcards(rig: Rig) -> None:
     assert at == [0x30] * 10
 
 
+def test_setting_the_clock_over_the_alarm_is_not_reaching_it(rig: Rig) -> None:
+    for index, value in ((5, 0x14), (3, 0x30), (1, 0x00)):
+        rig.o(index, value)
+    rig.i(C)
+    rig.o(rtc.HOURS, 0x15)
+    assert rig.i(C) & 0x20 == 0
+
+
 def test_alarm_in_12h_binary_means_afternoon(rig: Rig) -> None:
     rig.o(B, 0x04)
     for index, value in ((rtc.HOURS_ALARM, 0x80 | 2), (rtc.MINUTES_ALARM, 0), (rtc.SECONDS_ALARM, 0)):
@@ -265,6 +273,7 @@ def test_a_wall_clock_set_back_does_no_harm(rig: Rig) -> None:
     rig.i(C)
     rig.time.ahead -= 3600 * S
     assert rig.i(rtc.HOURS) == 0x12
+    assert rig.i(C) == 0, "time that went backwards is no update"
     assert rig.time.advance(2 * S) <= 3
     assert rig.i(C) & 0x90 == 0x90, "at the latest one second after the host noticed"
 

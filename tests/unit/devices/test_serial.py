@@ -109,6 +109,16 @@ def test_8_7_every_write_is_an_edge_for_a_guest_that_never_reads_iir(rig: Rig) -
     assert rig.sink.data == b"abc"
 
 
+def test_having_once_read_iir_does_not_count_after_thri_was_switched_off(rig: Rig) -> None:
+    rig.o(IER, 0x02)
+    assert rig.i(IIR_FCR) == 0x02
+    rig.o(IER, 0x00)
+    rig.o(IER, 0x02)
+    for edges, byte in enumerate(b"abc", start=3):
+        rig.o(RBR_THR, byte)
+        assert rig.line.edges == edges
+
+
 def test_a_burst_is_one_edge_for_a_guest_that_acknowledges_by_iir(rig: Rig) -> None:
     rig.o(IER, 0x02)
     for burst in range(3):
@@ -221,6 +231,22 @@ def test_8_6_2_loopback_keeps_characters_inside_and_overruns(rig: Rig) -> None:
     assert rig.i(LSR) == 0x63
     assert [rig.i(RBR_THR) for _ in range(16)] == list(range(16))
     assert (rig.i(LSR), rig.sink.data) == (0x60, b"")
+
+
+def test_8_6_2_data_refused_in_loopback_is_asked_for_when_it_ends(rig: Rig) -> None:
+    calls: list[int] = []
+    rig.uart.on_room = lambda: calls.append(rig.uart.room)
+    rig.o(MCR, 0x10)
+    assert rig.uart.receive(b"x") == 0
+    rig.o(MCR, 0x1F)
+    assert calls == []
+    rig.o(MCR, 0x0B)
+    assert calls == [1]
+
+
+def test_8_5_absent_fcr_bits_are_not_kept(rig: Rig) -> None:
+    rig.o(IIR_FCR, 0xFF)
+    assert (rig.uart.state.fcr, rig.i(IIR_FCR)) == (0xC9, 0xC1)
 
 
 def test_8_4_overrun_without_fifo_keeps_the_newest(rig: Rig) -> None:
