@@ -31,7 +31,7 @@ D_VRT = 0x80
 ANY = 0xC0  # an alarm register of at least this matches always
 PM = 0x80
 
-UIP_NS = 244_000  # how long UIP announces an update (figure 6, t BUC)
+UIP_NS = 244_000  # how long UIP announces an update (t_BUC)
 _NS = 1_000_000_000
 _DAY = 86_400
 
@@ -252,7 +252,7 @@ class Rtc:
         return now
 
     def _period(self) -> int:
-        """Period of the periodic interrupt, times 32768, in nanoseconds; 0 when it is off (table 5)."""
+        """Period of the periodic interrupt, times 32768, in nanoseconds; 0 when it is off."""
         control = self.state.ram[A]
         rate = control & A_RATE
         if not rate or control & A_DIVIDER_RESET == A_DIVIDER_RESET:

@@ -1,4 +1,4 @@
-"""A 16550A UART (National PC16550D): what the guest calls COM1.
+"""A 16550A UART: what the guest calls COM1. Sections and tables are those of the National PC16550D data sheet.
 
 Three liberties, all of them unobservable to a driver that follows the data sheet:
 
@@ -27,7 +27,7 @@ IER_RDI, IER_THRI, IER_RLSI, IER_MSI = 1, 2, 4, 8
 IIR_NONE, IIR_MSR, IIR_THRE, IIR_RDA, IIR_RLS, IIR_CTI = 0x01, 0x00, 0x02, 0x04, 0x06, 0x0C
 IIR_FIFO = 0xC0
 FCR_ENABLE, FCR_CLEAR_RX = 0x01, 0x02
-LCR_BREAK, LCR_DLAB = 0x40, 0x80
+LCR_DLAB = 0x80
 MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 0x01, 0x02, 0x04, 0x08, 0x10
 LSR_DR, LSR_OE, LSR_BI, LSR_THRE, LSR_TEMT, LSR_FIFO_ERROR = 0x01, 0x02, 0x10, 0x20, 0x40, 0x80
 LSR_EMPTY = LSR_THRE | LSR_TEMT
@@ -96,7 +96,7 @@ class Serial:
 
     # --- the guest's side --------------------------------------------------------------------------------------------
     def read(self, offset: int, size: int) -> int:
-        """PC16550D 8.0, table II. The first two branches are the hot ones: polling LSR, receiving."""
+        """Table II. The first two branches are the hot ones: polling LSR, receiving."""
         state = self.state
         if offset == LSR:
             return self._read_lsr() if state.lsr & (LSR_INTERRUPT | LSR_FIFO_ERROR) else state.lsr
@@ -115,7 +115,7 @@ class Serial:
         return state.scr
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """PC16550D 8.0, table II. The first branch is the hot one: a polling driver's console output."""
+        """Table II. The first branch is the hot one: a polling driver's console output."""
         if offset == RBR_THR:
             if self.polled:  # no "THR empty" to keep: switching THRI on makes it pending anyhow
                 self.output(_BYTE[value & 0xFF])
@@ -132,7 +132,9 @@ class Serial:
         elif offset == IIR_FCR:
             self._write_fcr(value)
         elif offset == LCR:
-            self._write_lcr(value)
+            # 8.1. Word length, parity and stop bits do nothing: the far end always agrees. Nor does a break: SOUT is a pipe.
+            state.lcr = value
+            self._mode_changed()
         elif offset == MCR:
             state.mcr = value & 0x1F
             self._mode_changed()
@@ -140,7 +142,7 @@ class Serial:
             self._offer_room()  # the guest may have left loopback
         elif offset == SCR:
             state.scr = value
-        # LSR and MSR: writing is for factory tests (8.6.3) and ignored here
+        # LSR and MSR: writing is for factory tests (8.4) and ignored here
 
     def write_thr_batch(self, data: bytes) -> None:
         """Takes several writes to offset 0 at once, in order, with the same result as one by one."""
@@ -168,7 +170,7 @@ class Serial:
         self._update_irq()
 
     def reset(self) -> None:
-        """PC16550D 8.0, table III. The lines at the connector stay what they are."""
+        """Table I. The lines at the connector stay what they are."""
         lines = self.state.lines
         self.state = SerialState(lines=lines, msr=lines)
         self.restored()
@@ -241,7 +243,7 @@ class Serial:
         return value
 
     def _read_iir(self) -> int:
-        """8.7: reading it takes back "THR empty", when that is what it reports. No register hides behind LCR here: an
+        """8.6: reading it takes back "THR empty", when that is what it reports. No register hides behind LCR here: an
         EFR of zero would make Linux see a 16650."""
         state = self.state
         source = self._source()
@@ -260,7 +262,7 @@ class Serial:
         return value
 
     def _write_ier(self, value: int) -> None:
-        """8.8. Switching THRI on while THR is empty (it is) makes the interrupt pending, even when it was taken before:
+        """8.7. Switching THRI on while THR is empty (it is) makes the interrupt pending, even when it was taken before:
         Linux tests this at every open and falls back to a timer when it fails (UART_BUG_THRE)."""
         state = self.state
         if value & IER_THRI & ~state.ier:
@@ -282,19 +284,9 @@ class Serial:
         self._update_irq()
         self._offer_room()
 
-    def _write_lcr(self, value: int) -> None:
-        """8.1. Word length, parity and stop bits are kept but do nothing: the far end always agrees."""
-        state = self.state
-        began_break = value & ~state.lcr & LCR_BREAK
-        state.lcr = value
-        self._mode_changed()
-        if began_break and state.mcr & MCR_LOOP:
-            self._push(_BREAK)
-            self._update_irq()
-
     # --- what follows from the state ---------------------------------------------------------------------------------
     def _source(self) -> int:
-        """The interrupt to report, by priority (8.7, table V), or IIR_NONE."""
+        """The interrupt to report, by priority (8.6, table IV), or IIR_NONE."""
         state = self.state
         ier = state.ier
         if ier & IER_RLSI and state.lsr & LSR_INTERRUPT:
@@ -344,7 +336,7 @@ class Serial:
         state.lsr = lsr
 
     def _update_modem(self) -> None:
-        """8.9, and 8.6.2 for loopback: the four outputs of MCR take the place of the inputs."""
+        """8.9, and 8.8 for loopback: the four outputs of MCR take the place of the inputs."""
         state = self.state
         mcr = state.mcr
         if mcr & MCR_LOOP:

@@ -13,7 +13,7 @@ REGISTERS = (
         offset=1,
         size=1,
         access="rw",
-        section="8.8",
+        section="8.7",
         when="DLAB=0",
         fields=bits("RDI 0 received data", "THRI 1 transmitter empty", "RLSI 2 line status", "MSI 3 modem status"),
     ),
@@ -24,7 +24,7 @@ REGISTERS = (
         size=1,
         access="r",
         reset=0x01,
-        section="8.7",
+        section="8.6",
         fields=bits("NOINT 0 nothing pending", "ID 3:1 3 line status, 2 data, 6 time-out, 1 THR empty, 0 modem", "FIFO 7:6 3 with FIFO"),
     ),
     Register(
@@ -48,7 +48,7 @@ REGISTERS = (
         offset=4,
         size=1,
         access="rw",
-        section="8.6",
+        section="8.8",
         fields=bits("DTR 0", "RTS 1", "OUT1 2", "OUT2 3 lets the interrupt through on a PC", "LOOP 4 loopback"),
     ),
     Register(

@@ -40,7 +40,7 @@ def test_4_8_3_3_timer_counts_24_bits_at_3_579545_mhz(rig: Rig) -> None:
     assert rig.pm.read(TIMER + 3, 1) == 0
 
 
-def test_16_3_1_s5_powers_off(rig: Rig) -> None:
+def test_4_8_3_2_1_s5_powers_off(rig: Rig) -> None:
     rig.pm.write(CONTROL, 2, SCI_EN)
     assert rig.stop.kinds == []
     rig.pm.write(CONTROL, 2, 0x2000)
