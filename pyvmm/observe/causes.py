@@ -269,7 +269,12 @@ def feature_of(instruction: disasm.Instruction) -> str:
     name = instruction.mnemonic.split()[-1]
     if name in _MNEMONIC_FEATURES:
         return _MNEMONIC_FEATURES[name]
-    return next((_GROUP_FEATURES[group] for group in instruction.groups if group in _GROUP_FEATURES), "")
+    found = next((_GROUP_FEATURES[group] for group in instruction.groups if group in _GROUP_FEATURES), "")
+    if not found and name.startswith(("vfm", "vfnm")):
+        return "fma"
+    if not found and name.startswith("v") and instruction.data[0] in (0xC4, 0xC5):  # VEX, in a group capstone has no name for
+        return "avx"
+    return found
 
 
 def _emulation_failure(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:

@@ -35,9 +35,9 @@ _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", 
 def report(vcpu: Vcpu, memory: GuestMemory, exit: Exit) -> str:
     """The page. Call it from the vCPU's thread or when it is parked; the vCPU is not run."""
     lines = [f"pyvmm: vCPU {getattr(vcpu, 'index', '?')} died: {exit.name}", *_indent([_safe(lambda: describe(exit))])]
-    regs = _try(vcpu.get_regs)
-    sregs = _try(vcpu.get_sregs)
-    events = _try(vcpu.get_events)
+    regs = _try(lambda: vcpu.get_regs())
+    sregs = _try(lambda: vcpu.get_sregs())
+    events = _try(lambda: vcpu.get_events())
     if regs is None or sregs is None:
         return "\n".join([*lines, "  registers: unreadable"]) + "\n"
     lines += _part("likely cause", lambda: ["- " + line for line in causes.likely(exit, regs, sregs, events, memory)])
