@@ -9,6 +9,7 @@ from pyvmm.coalesce import CoalescedSerial
 from pyvmm.devices.acpi_pm import LENGTH as PM_LENGTH
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.debug_ports import DebugCon, DebugExit
+from pyvmm.devices.fw_cfg import LENGTH as FW_CFG_LENGTH
 from pyvmm.devices.fw_cfg import FwCfg
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.rtc import Rtc
@@ -53,7 +54,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     port(layout.PORT_ACPI_PM, PM_LENGTH, AcpiPm(lines.source(layout.IRQ_SCI), stop, monotonic_ns, loop.make_timer))
     port(layout.PORT_RESET_CONTROL, 1, ResetControl(stop), width=1)
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
-    port(layout.PORT_FW_CFG, 12, FwCfg(machine.memory, config.smp), width=8)
+    port(layout.PORT_FW_CFG, FW_CFG_LENGTH, FwCfg(machine.memory, config.smp), width=8)
     if debugcon is not None:
         port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)
         port(layout.PORT_DEBUGCON_BIOS, 1, DebugCon(debugcon.write, "debugcon-bios"), width=1)
@@ -73,11 +74,29 @@ def _optional(machine: Machine, device: DeviceConfig) -> None:
         machine.devices[debug_exit.name] = debug_exit
     elif device.name == "pc-testdev":
         _known(device)
-        from pyvmm.devices import pc_testdev
-
-        raise ConfigError(f"{pc_testdev}")
+        _add_testdev(machine)
     else:
         raise ConfigError(f"-device {device.name}: not known")
+
+
+def _add_testdev(machine: Machine) -> None:
+    """pc-testdev: the latches, page flush, interrupt lines and I/O memory that kvm-unit-tests drive."""
+    from pyvmm.devices import pc_testdev as testdev
+
+    sources = [machine.lines.source(gsi) for gsi in range(testdev.IRQ_LINES)]
+    bytewise = testdev.Latch()
+    bytewise.name = "testdev-latch-bytes"
+    for base, length, width, device in (
+        (testdev.PORT_LATCH, testdev.LATCH_LENGTH, 4, testdev.Latch()),
+        (testdev.PORT_FLUSH, 4, 4, testdev.PageFlush(machine.memory.flush_page)),
+        (testdev.PORT_LATCH_BYTES, testdev.LATCH_LENGTH, 1, bytewise),
+        (testdev.PORT_IRQ_LINES, testdev.IRQ_LINES, 1, testdev.IrqPorts(lambda gsi, level: sources[gsi].set(level))),
+    ):
+        machine.ports.add(base, length, device, width)
+        machine.devices[device.name] = device
+    memory = testdev.IoMemory()
+    machine.mmio.add(layout.TESTDEV_IOMEM, testdev.MEMORY_LENGTH, memory)
+    machine.devices[memory.name] = memory
 
 
 def _known(device: DeviceConfig, *keys: str) -> None:

@@ -95,6 +95,16 @@ class GuestMemory:
         """``struct.unpack(layout, ...)`` of the bytes at ``gpa``. Raises GuestFault outside RAM."""
         return struct.unpack(layout, self.view(gpa, struct.calcsize(layout)))
 
+    def flush_page(self, gpa: int) -> None:
+        """Makes the host drop its translations of the page at ``gpa``; what it holds stays. GuestFault outside RAM."""
+        self.view(gpa & ~(PAGE - 1), PAGE)
+        region = next(region for region in self.regions if region.gpa <= gpa < region.end)
+        address = ctypes.c_void_p(region.host_address + (gpa & ~(PAGE - 1)) - region.gpa)
+        libc = ctypes.CDLL(None)
+        # Another vCPU that touches the page in between waits in the kernel or gets EFAULT: a test's own doing.
+        libc.mprotect(address, ctypes.c_size_t(PAGE), 0)
+        libc.mprotect(address, ctypes.c_size_t(PAGE), mmap.PROT_READ | mmap.PROT_WRITE)
+
     def contains(self, gpa: int, length: int) -> bool:
         """Whether the whole range is RAM."""
         return any(region.gpa <= gpa and gpa + length <= region.end for region in self.regions)

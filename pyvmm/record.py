@@ -26,11 +26,13 @@ class Record:
     """
 
     _fields: ClassVar[tuple[str, ...]] = ()
+    _names: ClassVar[frozenset[str]] = frozenset()
     _defaults: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         own = [name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_")]
         cls._fields = tuple(dict.fromkeys((*cls._fields, *own)))
+        cls._names = frozenset(cls._fields)
         cls._defaults = {**cls._defaults, **{name: cls.__dict__[name] for name in own if name in cls.__dict__}}
 
     def __init__(self, **values: Any) -> None:
@@ -38,7 +40,7 @@ class Record:
         for name, default in self._defaults.items():
             fill[name] = default.copy() if isinstance(default, (list, dict, bytearray)) else default
         fill.update(values)
-        if len(fill) != len(self._fields):
+        if fill.keys() != self._names:
             unknown = [name for name in values if name not in self._fields]
             missing = [name for name in self._fields if name not in fill]
             raise TypeError(f"{type(self).__name__}: unknown fields {unknown}, missing fields {missing}")

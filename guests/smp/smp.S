@@ -68,10 +68,10 @@ sent:   pause
         jnz     sent
         ret
 
-        // Wait for all of them, but not for ever: 2^33 cycles are a few seconds.
+        // Wait for all of them, but not for ever: 2^35 cycles are ten seconds or so.
 wait:   rdtsc
         mov     edi, edx
-        add     edi, 2
+        add     edi, 8
 again:  mov     ax, [TRAMPOLINE + ready - trampoline]
         inc     ax                      // and the BSP
         cmp     ax, [expected]
