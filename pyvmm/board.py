@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm.bus import Mapping
     from pyvmm.backends.console import Console
+    from pyvmm.bus import Mapping
     from pyvmm.config import DeviceConfig
     from pyvmm.machine import Machine
 

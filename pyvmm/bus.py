@@ -14,7 +14,7 @@ from pyvmm.events import Access
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Callable
 
     from pyvmm.devices.device import Device
 
@@ -92,9 +92,8 @@ class Bus:
         index = bisect_right(self._bases, mapping.base)
         for other in self.mappings[max(index - 1, 0) : index + 1]:
             if mapping.base < other.end and other.base < mapping.end:
-                raise ConfigError(
-                    f"{mapping.device.name}: {self.space} range {mapping.base:#x}+{mapping.length:#x} overlaps {other.device.name} at {other.base:#x}"
-                )
+                where = f"{self.space} range {mapping.base:#x}+{mapping.length:#x}"
+                raise ConfigError(f"{mapping.device.name}: {where} overlaps {other.device.name} at {other.base:#x}")
         self.mappings.insert(index, mapping)
         self._bases.insert(index, mapping.base)
         self._changed()

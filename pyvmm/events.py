@@ -6,7 +6,7 @@ from pyvmm.record import FrozenRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Callable
 
     RequestStop = Callable[["StopReason"], None]
     """A device's way to end the run: power-off, reset, debug exit. Returns at once; no further guest instruction runs."""

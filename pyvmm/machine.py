@@ -15,6 +15,7 @@ from time import monotonic_ns
 
 from pyvmm import events, layout
 from pyvmm.bus import Bus
+from pyvmm.csignal import signal
 from pyvmm.errors import KvmError, PyvmmError
 from pyvmm.events import StopReason
 from pyvmm.ioloop import IoLoop
@@ -25,14 +26,10 @@ from pyvmm.kvm.vcpu import kick
 from pyvmm.memory import GuestMemory
 from pyvmm.runloop import RunLoop, Stop
 
-try:
-    import _signal as signal  # the C half of ``signal``, without the 9 ms its enums cost at start-up
-except ImportError:  # another Python than CPython
-    import signal
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     from pyvmm.backends.console import Console
     from pyvmm.boot.plan import BootPlan
@@ -162,7 +159,8 @@ class Machine:
         """
         self._paused = paused
         if timeout is not None:
-            deadline = self.loop.make_timer(lambda: self.request_stop(StopReason(kind=events.TIMEOUT, detail=f"no end after {timeout:g} s")))
+            reason = StopReason(kind=events.TIMEOUT, detail=f"no end after {timeout:g} s")
+            deadline = self.loop.make_timer(lambda: self.request_stop(reason))
             deadline.arm(monotonic_ns() + int(timeout * 1e9))
         for index in range(len(self.vcpus)):
             thread = threading.Thread(target=self._vcpu_thread, args=(index,), name=f"vcpu{index}", daemon=True)
@@ -278,7 +276,7 @@ class Machine:
         return self._paused
 
     def _kick_all(self) -> None:
-        for vcpu, ident in zip(self.vcpus, self._idents):
+        for vcpu, ident in zip(self.vcpus, self._idents, strict=False):
             if ident:
                 vcpu.page[structs.RUN_IMMEDIATE_EXIT] = 1
                 kick(ident, KICK)

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Iterator, Self, dataclass_transform
+    from collections.abc import Iterator
+    from typing import Any, ClassVar, Self, dataclass_transform
 else:
 
     def dataclass_transform(**_options):  # noqa: D103  (seen by type checkers only)
         return lambda cls: cls
 
 
-@dataclass_transform(kw_only_default=True)
-class Record:
-    """Mutable plain data: a device's ``state``, a boot plan, a decoded exit.
-
-    Subclasses annotate fields, with a default value or without (then the argument is required). A default list, dict or
-    bytearray is copied for each instance, so it is never shared.
-    """
+class _Fields:
+    """What both kinds of record do; see Record."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
     _names: ClassVar[frozenset[str]] = frozenset()
@@ -53,7 +49,8 @@ class Record:
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.__dict__ == self.__dict__
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        raise TypeError(f"{type(self).__name__} can change, so it has no hash")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self)})"
@@ -63,9 +60,18 @@ class Record:
         return type(self)(**{**dict(self), **changes})
 
 
+@dataclass_transform(kw_only_default=True)
+class Record(_Fields):
+    """Mutable plain data: a device's ``state``, a boot plan, a decoded exit.
+
+    Subclasses annotate fields, with a default value or without (then the argument is required). A default list, dict or
+    bytearray is copied for each instance, so it is never shared.
+    """
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class FrozenRecord(Record):
-    """A Record that refuses assignment after construction, and can be hashed."""
+class FrozenRecord(_Fields):
+    """A record that refuses assignment after construction, and can be hashed."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{type(self).__name__}.{name} is read-only; use replace()")

@@ -22,7 +22,8 @@ from pyvmm.kvm.vcpu import run_ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     from pyvmm.bus import Bus
     from pyvmm.kvm.vcpu import Vcpu

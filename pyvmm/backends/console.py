@@ -12,7 +12,8 @@ from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Protocol
+    from collections.abc import Callable
+    from typing import Protocol
 
     from pyvmm.config import SerialConfig
     from pyvmm.ioloop import IoLoop

@@ -13,7 +13,8 @@ import termios
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
 ESCAPE = 0x01  # Ctrl-A, as QEMU
 HELP = (

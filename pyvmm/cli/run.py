@@ -9,7 +9,8 @@ from pyvmm import events, status
 from pyvmm.backends import console
 from pyvmm.cli.options import Options, help_text
 from pyvmm.config import Config, SerialConfig
-from pyvmm.machine import Machine, signal, vmm_error
+from pyvmm.csignal import signal
+from pyvmm.machine import Machine, vmm_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Session:
         return reason
 
     def _take_terminal(self) -> None:
-        stdio = next((each for each, serial in zip(self.consoles, self.config.serials) if serial.kind == "stdio"), None)
+        stdio = next((each for each, serial in zip(self.consoles, self.config.serials, strict=True) if serial.kind == "stdio"), None)
         if stdio is None or self.terminal is not None or not os.isatty(0):
             return
         from pyvmm.backends.terminal import Terminal

@@ -13,7 +13,8 @@ from pyvmm.record import FrozenRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Protocol
+    from collections.abc import Callable
+    from typing import Any, Protocol
 
     class Device(Protocol):
         """What a bus asks of whatever is mapped on it."""

@@ -10,10 +10,11 @@ import ctypes
 import mmap
 import os
 import sys
+from errno import EAGAIN, EINTR
 from struct import pack
 
 from pyvmm.kvm import structs, uapi
-from pyvmm.kvm.ioctl import call, call_value, libc
+from pyvmm.kvm.ioctl import call, call_value, failure, libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.kvm.vm import Vm
+
+_MAX_MSRS = 255  # per ioctl: MAX_IO_MSRS of the kernel, exclusive
 
 
 def _choose_run() -> Callable[[int, int], int]:
@@ -80,18 +83,29 @@ class Vcpu:
         request = (ctypes.c_uint32 * 3)(8, mask & 0xFFFF_FFFF, mask >> 32)
         call(self.fd, uapi.KVM_SET_SIGNAL_MASK, request)
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Completes a pending I/O, MMIO or hypercall without running the guest, so that registers are final.
 
         api.rst, KVM_RUN: state is consistent only after the next KVM_RUN; immediate_exit makes that one return at once.
+
+        Returns:
+            True when done. False when the same instruction goes on with another exit, which the page now holds: the second
+            half of an access that crosses a page, or the write of a read-modify-write. Handle it as the run loop would and
+            settle again.
+
+        Raises:
+            KvmError: KVM_RUN failed otherwise than by EINTR or EAGAIN.
         """
         self.page[structs.RUN_IMMEDIATE_EXIT] = 1
         try:
-            run_ioctl(self.fd, uapi.KVM_RUN)
-        except (InterruptedError, BlockingIOError):
-            pass
+            errno = ctypes.get_errno() if run_ioctl(self.fd, uapi.KVM_RUN) else 0
+        except OSError as error:
+            errno = error.errno or 0
         finally:
             self.page[structs.RUN_IMMEDIATE_EXIT] = 0
+        if errno not in (0, EINTR, EAGAIN):
+            raise failure(uapi.KVM_RUN, errno)
+        return errno != 0
 
     # --- registers ---------------------------------------------------------------------------------------------------
     def _get(self, request: int, struct: Any) -> Any:
@@ -178,13 +192,15 @@ class Vcpu:
     def get_msrs(self, indices: list[int]) -> dict[int, int]:
         """KVM_GET_MSRS: {index: value}. The kernel stops at the first it refuses; that one is left out and the rest asked again."""
         found: dict[int, int] = {}
-        while indices:
-            table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(indices))(nmsrs=len(indices))
-            for entry, index in zip(table.entries, indices, strict=True):
+        todo = list(indices)
+        while todo:
+            some = todo[:_MAX_MSRS]
+            table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(some))(nmsrs=len(some))
+            for entry, index in zip(table.entries, some, strict=True):
                 entry.index = index
             done = call(self.fd, uapi.KVM_GET_MSRS, table)
             found.update((entry.index, entry.data) for entry in table.entries[:done])
-            indices = indices[done + 1 :]
+            todo = todo[done + (done < len(some)) :]
         return found
 
     def set_msrs(self, values: dict[int, int]) -> list[int]:
@@ -192,13 +208,15 @@ class Vcpu:
         refused: list[int] = []
         todo = list(values.items())
         while todo:
-            table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(todo))(nmsrs=len(todo))
-            for entry, (index, data) in zip(table.entries, todo, strict=True):
+            some = todo[:_MAX_MSRS]
+            table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(some))(nmsrs=len(some))
+            for entry, (index, data) in zip(table.entries, some, strict=True):
                 entry.index, entry.data = index, data
             done = call(self.fd, uapi.KVM_SET_MSRS, table)
-            if done < len(todo):
-                refused.append(todo[done][0])
-            todo = todo[done + 1 :]
+            if done < len(some):
+                refused.append(some[done][0])
+                done += 1
+            todo = todo[done:]
         return refused
 
     def set_cpuid(self, leaves: list[tuple[int, int, int, int, int, int, int]]) -> None:

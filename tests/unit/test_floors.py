@@ -13,7 +13,7 @@ ROOT = Path(pyvmm.__file__).parent
 GROUND, KERNEL, MACHINE_SIDE, DEVICES, LOOP, MACHINE, OBSERVE, CLI = range(8)
 # room (longest prefix wins) -> floor
 FLOORS = {
-    "errors": GROUND, "record": GROUND, "layout": GROUND, "config": GROUND, "events": GROUND, "": GROUND,
+    "errors": GROUND, "record": GROUND, "layout": GROUND, "config": GROUND, "events": GROUND, "csignal": GROUND, "": GROUND,
     "kvm": KERNEL,
     "memory": MACHINE_SIDE, "bus": MACHINE_SIDE, "irq": MACHINE_SIDE, "ioloop": MACHINE_SIDE,
     "backends": DEVICES, "devices": DEVICES, "boot": DEVICES, "catalogue": DEVICES,
