@@ -129,7 +129,7 @@ class Vcpu:
         call(self.fd, uapi.KVM_SET_SREGS, sregs)
 
     def get_fpu(self) -> Any:
-        """KVM_GET_FPU as a kvm_fpu."""
+        """KVM_GET_FPU as a kvm_fpu. KVM leaves ``mxcsr`` out: it is at byte 24 of ``get_xsave``."""
         return self._get(uapi.KVM_GET_FPU, structs.kvm_fpu())
 
     def set_fpu(self, fpu: Any) -> None:
