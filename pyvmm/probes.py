@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 from struct import pack
 
-from pyvmm.boot.cpu import SELECTOR_CODE, long_mode, memory_for, protected_mode, real_mode
+from pyvmm.boot.cpu import SELECTOR_CODE, SELECTOR_DATA, long_mode, memory_for, protected_mode, real_mode
 from pyvmm.cpuid import Cpuid
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.kvm import structs, uapi
 from pyvmm.kvm.system import Kvm
 from pyvmm.kvm.vcpu import kick, run_ioctl
-from pyvmm.layout import IDENTITY_MAP, MIB, TSS
+from pyvmm.layout import IDENTITY_MAP, MIB, PAGE, TSS
 from pyvmm.memory import GuestMemory
 
 try:
@@ -36,6 +36,7 @@ CODE, TABLES, IDT, DATA = 0x2_0000, 0x3_0000, 0x4_0000, 0x5_0000  # clear of the
 _KICK = signal.SIGUSR2
 _ALL_SIGNALS = (1 << 64) - 1
 _HLT = b"\xf4"
+_STAR, _LSTAR, _SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084  # what SYSCALL does (APM volume 2, 6.1.1)
 
 
 class Bench:
@@ -166,6 +167,23 @@ def _int_n(bench: Bench) -> bool:
     return _halts(bench, state, code, CODE + 5, lambda guest: guest.memory.write(IDT + 0x21 * 8, gate))
 
 
+def _syscall(bench: Bench) -> bool:
+    state = long_mode(CODE)
+    state.efer |= 1  # SCE
+    state.cs = state.cs.replace(selector=SELECTOR_CODE | 3, dpl=3)
+    state.ss = state.ss.replace(selector=SELECTOR_DATA | 3, dpl=3)
+    code = b"\x0f\x05" + b"\x90" * 6 + _HLT  # syscall; the handler is the hlt
+
+    def prepare(guest: Guest) -> None:
+        for at in range(3):  # ring 3 may use the first entry of each level: PML4, PDPT, PD
+            table = state.cr3 + at * PAGE
+            (entry,) = guest.memory.unpack("<Q", table)
+            guest.memory.write(table, pack("<Q", entry | 4))
+        guest.vcpu.set_msrs({_STAR: SELECTOR_CODE << 32, _LSTAR: CODE + 8, _SFMASK: 0})
+
+    return _halts(bench, state, code, CODE + 9, prepare)
+
+
 def _hypercall(bench: Bench) -> bool:
     call = b"\x0f\x01\xd9" if _vendor(bench) == b"AuthenticAMD" else b"\x0f\x01\xc1"  # vmmcall, vmcall
     code = b"\x31\xdb\xb8\x01\x00\x00\x00" + call + _HLT  # KVM_HC_VAPIC_POLL_IRQ does nothing
@@ -214,6 +232,7 @@ PROBES: dict[str, tuple[Probe, str]] = {
     "ring0-simd": (_simd, "SSE2 in ring 0"),
     "cmpxchg16b": (_cmpxchg16b, "cmpxchg16b in ring 0"),
     "int-n": (_int_n, "software interrupts in 32-bit protected mode"),
+    "syscall": (_syscall, "system calls from 64-bit ring 3"),
     "hypercall": (_hypercall, "hypercalls"),
     "single-step": (_single_step, "single-stepping"),
     "sw-breakpoint": (_sw_breakpoint, "software breakpoints"),

@@ -123,6 +123,8 @@ def _first_exception(regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
         return [f"the next instruction cannot be fetched: rip {linear:#x} {code.fault}"]
     if not memory.contains(code.gpa, 1):
         return [f"the guest executes at guest physical {code.gpa:#x}, which is not RAM"]
+    if _ring3(sregs) and not code.user:
+        return [f"ring 3 executes at {linear:#x}, a page that only rings 0 to 2 may use: page fault"]
     instruction = _instruction(read_linear(memory, sregs, linear, disasm.MAX_INSTRUCTION), regs.rip, code_bits(sregs))
     if instruction is None and disasm.available():
         return ["there is no valid instruction at rip: #UD"]
@@ -146,13 +148,22 @@ def _turns_on_paging(instruction: disasm.Instruction, sregs: Any) -> bool:
     return bool(legacy and instruction.text.startswith("mov cr0,") and emulates_ring0())
 
 
+def _ring3(sregs: Any) -> bool:
+    return bool(sregs.cr0 & CR0_PG and sregs.ss.dpl == 3)
+
+
 def _page_fault(sregs: Any, memory: GuestMemory) -> list[str]:
     if not (sregs.cr0 & CR0_PG and sregs.cr2):
         return []
     page = walk(memory, sregs, sregs.cr2)
     if page.fault:
         return [f"page fault: the last one was for cr2 = {sregs.cr2:#x}, which {page.fault}"]
-    return [f"perhaps a page fault: cr2 = {sregs.cr2:#x} is mapped (guest physical {page.gpa:#x}), so access rights, or an older one"]
+    if _ring3(sregs) and not page.user:
+        return [f"page fault: the last one was for cr2 = {sregs.cr2:#x}, which ring 3 may not touch"]
+    rights = "" if page.writable else "read-only, "
+    return [
+        f"perhaps a page fault: cr2 = {sregs.cr2:#x} is mapped ({rights}guest physical {page.gpa:#x}), so access rights, or an older one"
+    ]
 
 
 def _refused(instruction: disasm.Instruction, sregs: Any) -> list[str]:

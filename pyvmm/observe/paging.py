@@ -19,7 +19,7 @@ CR0_PE, CR0_PG = 1, 1 << 31
 CR4_PSE, CR4_PAE, CR4_LA57 = 1 << 4, 1 << 5, 1 << 12
 EFER_LME, EFER_LMA = 1 << 8, 1 << 10
 RFLAGS_VM = 1 << 17
-_PRESENT, _LARGE = 1, 1 << 7
+_PRESENT, _WRITABLE, _USER, _LARGE = 1, 2, 4, 1 << 7
 _ADDRESS = 0x000F_FFFF_FFFF_F000
 
 _LONG_LEVELS = ("PML5", "PML4", "PDPT", "PD", "PT")
@@ -33,12 +33,25 @@ class Walk(Record):
         gpa: guest physical address, None when the guest would take a page fault.
         steps: [(table, gpa of the entry, entry)], from the top.
         fault: why there is no gpa, "" otherwise.
+        user, writable: what all levels together allow; both true without paging.
     """
 
     linear: int
     gpa: int | None = None
     steps: list[tuple[str, int, int]] = []
     fault: str = ""
+    user: bool = True
+    writable: bool = True
+
+    def _step(self, table: str, at: int, entry: int, present: int) -> bool:
+        """Notes one entry on the way; returns whether the way goes on."""
+        self.steps.append((table, at, entry))
+        if not present:
+            self.fault = f"is not mapped: its {table} entry is not present"
+        return bool(present)
+
+    def _allow(self, entry: int) -> None:
+        self.user, self.writable = self.user and bool(entry & _USER), self.writable and bool(entry & _WRITABLE)
 
 
 def code_bits(sregs: Any) -> int:
@@ -98,19 +111,17 @@ def walk(memory: GuestMemory, sregs: Any, linear: int) -> Walk:
 def _walk_32(memory: GuestMemory, sregs: Any, result: Walk) -> None:
     at = (sregs.cr3 & 0xFFFF_F000) + (result.linear >> 22) * 4
     (entry,) = memory.unpack("<I", at)
-    result.steps.append(("PD", at, entry))
-    if not entry & _PRESENT:
-        result.fault = "is not mapped: its PD entry is not present"
-    elif entry & _LARGE and sregs.cr4 & CR4_PSE:  # bits 20:13 of the entry are address bits 39:32 (PSE-36)
+    if not result._step("PD", at, entry, entry & _PRESENT):
+        return
+    result._allow(entry)
+    if entry & _LARGE and sregs.cr4 & CR4_PSE:  # bits 20:13 of the entry are address bits 39:32 (PSE-36)
         result.gpa = (entry & 0xFFC0_0000) | (entry >> 13 & 0xFF) << 32 | result.linear & 0x3F_FFFF
-    else:
-        at = (entry & 0xFFFF_F000) + (result.linear >> 12 & 0x3FF) * 4
-        (entry,) = memory.unpack("<I", at)
-        result.steps.append(("PT", at, entry))
-        if entry & _PRESENT:
-            result.gpa = (entry & 0xFFFF_F000) | result.linear & 0xFFF
-        else:
-            result.fault = "is not mapped: its PT entry is not present"
+        return
+    at = (entry & 0xFFFF_F000) + (result.linear >> 12 & 0x3FF) * 4
+    (entry,) = memory.unpack("<I", at)
+    if result._step("PT", at, entry, entry & _PRESENT):
+        result._allow(entry)
+        result.gpa = (entry & 0xFFFF_F000) | result.linear & 0xFFF
 
 
 def _walk_64(memory: GuestMemory, sregs: Any, result: Walk) -> None:
@@ -121,12 +132,11 @@ def _walk_64(memory: GuestMemory, sregs: Any, result: Walk) -> None:
         shift = 12 + 9 * (len(levels) - 1 - depth)
         at = table + (result.linear >> shift & 0x1FF) * 8
         (entry,) = memory.unpack("<Q", at)
-        result.steps.append((name, at, entry))
-        if not entry & _PRESENT:
-            result.fault = f"is not mapped: its {name} entry is not present"
+        if not result._step(name, at, entry, entry & _PRESENT):
             return
-        last = name == "PT" or (name == "PD" or (name == "PDPT" and long_mode)) and entry & _LARGE
-        if last:
+        if long_mode or name != "PDPT":  # PAE's PDPT entries have no access rights
+            result._allow(entry)
+        if name == "PT" or (name == "PD" or (name == "PDPT" and long_mode)) and entry & _LARGE:
             inside = (1 << shift) - 1
             result.gpa = entry & _ADDRESS & ~inside | result.linear & inside
             return

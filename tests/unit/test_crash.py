@@ -179,6 +179,17 @@ def test_page_fault_with_the_level_that_ends() -> None:
     assert any("cr2 = 0xffff800000001000, which is not mapped: its PML4 entry is not present" in line for line in likely(crash(state)))
 
 
+def test_ring_3_in_a_kernel_page() -> None:
+    state = long_mode(CODE)
+    state.cs, state.ss = state.cs.replace(dpl=3), state.ss.replace(dpl=3)
+    assert "ring 3 executes at 0x20000, a page that only rings 0 to 2 may use" in crash(state)
+    vcpu, memory = guest(state)
+    for table in (0x9000, 0xA000, 0xB000):  # the first 2 MiB are ring 3's
+        memory.write(table, bytes([memory.read(table, 1)[0] | 4]))
+    state.cr2 = 0x20_0000
+    assert "cr2 = 0x200000, which ring 3 may not touch" in report(vcpu, memory, shutdown())  # type: ignore[arg-type]
+
+
 def test_operand_that_leads_nowhere() -> None:
     pytest.importorskip("capstone")
     state = long_mode(CODE, rax=0x8000_0000_0000, rcx=2)
@@ -415,6 +426,11 @@ def test_32_bit_paging() -> None:
     memory.write(0x1_1000 + 5 * 4, pack("<I", 0x0005_6003))
     found = paging.walk(memory, sregs, 0x40_5123)
     assert found.gpa == 0x5_6123 and [step[0] for step in found.steps] == ["PD", "PT"]
+    assert found.writable and not found.user
+    memory.write(0x1_0000 + 1 * 4, pack("<I", 0x1_1007))
+    memory.write(0x1_1000 + 5 * 4, pack("<I", 0x0005_6005))
+    found = paging.walk(memory, sregs, 0x40_5123)
+    assert found.user and not found.writable
     assert paging.walk(memory, sregs, 0x40_6123).fault == "is not mapped: its PT entry is not present"
     assert paging.walk(memory, sregs, 0x80_0000).fault == "is not mapped: its PD entry is not present"
 
