@@ -40,6 +40,8 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         return machine.ports.add(base, length, device, width)
 
     for index, console in enumerate(consoles):
+        if config.serials[index].kind == "none":
+            continue
         serial = Serial(f"serial{index}", lines.source(layout.SERIAL_IRQS[index]), console.write)
         mapping = port(layout.SERIAL_PORTS[index], 8, serial, width=1)
         console.attach(loop, serial)
@@ -56,6 +58,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
     port(layout.PORT_FW_CFG, FW_CFG_LENGTH, FwCfg(machine.memory, config.smp), width=8)
     if debugcon is not None:
+        debugcon.attach(loop)
         port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)
         port(layout.PORT_DEBUGCON_BIOS, 1, DebugCon(debugcon.write, "debugcon-bios"), width=1)
     for device in config.devices:
@@ -70,7 +73,10 @@ def _optional(machine: Machine, device: DeviceConfig) -> None:
         if size not in (1, 2, 4):
             raise ConfigError(f"-device isa-debug-exit,iosize={size:#x}: 1, 2 or 4 bytes")
         debug_exit = DebugExit(machine.request_stop)
-        machine.ports.add(base, size, debug_exit, width=size)
+        try:
+            machine.ports.add(base, size, debug_exit, width=size)
+        except ConfigError as error:
+            raise ConfigError(f"-device {error}: give another iobase, such as 0xf4 or 0x501") from None
         machine.devices[debug_exit.name] = debug_exit
     elif device.name == "pc-testdev":
         _known(device)
@@ -106,8 +112,8 @@ def _known(device: DeviceConfig, *keys: str) -> None:
 
 
 def _integer(device: DeviceConfig, key: str, default: int) -> int:
-    text = device.get(key)
+    text = device.get(key, str(default))
     try:
-        return int(text, 0) if text else default
+        return int(text, 0)
     except ValueError:
-        raise ConfigError(f"-device {device.name}: {key}={text} is not a number") from None
+        raise ConfigError(f"-device {device.name}: {key}={text} is not a number: write for example {key}=0xf4") from None

@@ -89,10 +89,10 @@ class CoalescedSerial:
         """Takes the zone away, then whatever was still queued."""
         if not self.on:
             return
-        self.on = False
         self._timer.cancel()
         self.machine.vm.coalesce(self.mapping.base, 1, pio=True, on=False)
         self.drain()
+        self.on = False  # not sooner: a tapped port sends the drained bytes through ``write``, which must not start anew
         for loop in self.machine.runloops:
             loop.drain = None
         self._indices.release()

@@ -7,7 +7,7 @@ from pyvmm.record import FrozenRecord
 
 
 class SerialConfig(FrozenRecord):
-    """One ``-serial``: ``kind`` is "stdio", "file", "pty", "unix" or "null"; ``target`` the path where one is needed."""
+    """One ``-serial``: ``kind`` is "stdio", "file", "pty", "unix", "null" or "none" (no port); ``target`` the path, if needed."""
 
     kind: str = "null"
     target: str = ""

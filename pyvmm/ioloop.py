@@ -1,6 +1,7 @@
 """The one I/O thread: descriptors to read, timers, and the way to wake it. Runs on the thread that calls Machine.run().
 
-Callbacks run with the machine lock held, so devices see them like accesses of the guest.
+Callbacks run with the machine lock held, so devices see them like accesses of the guest. The one exception is ``deadline``:
+a vCPU may keep the lock for good (its console write waits for a reader), and the run must end all the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+
+_PATIENCE = 0.1  # seconds between two looks at deadline and stop while somebody keeps the machine lock
 
 
 class LoopTimer:
@@ -47,6 +51,10 @@ class IoLoop:
 
     Args:
         lock: the machine lock.
+
+    Attributes:
+        deadline: the timer that ends the run, or None; may expire without the lock and on any thread.
+        abandoned: the run was ended from outside; nobody waits for output any more.
     """
 
     def __init__(self, lock: Any) -> None:
@@ -59,12 +67,16 @@ class IoLoop:
         self._sequence = 0  # keeps heap entries comparable
         self._crowded = 256
         self._stopped = False
+        self.deadline: LoopTimer | None = None
+        self.abandoned = False
 
     def close(self) -> None:
         """Closes the loop's own descriptors; those of readers belong to their owners."""
         if not self._epoll.closed:
+            self._readers.clear()
             self._epoll.close()
-            os.close(self._wake)
+            wake, self._wake = self._wake, -1
+            os.close(wake)
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> bool:
         """Calls ``callback`` whenever ``fd`` is readable or hung up.
@@ -92,37 +104,62 @@ class IoLoop:
         """Puts a deadline on the heap; wakes the loop when it is the next one."""
         self._sequence += 1
         if len(self._timers) >= self._crowded:  # a guest may re-arm without end: drop the entries it has outdated
-            self._timers = [entry for entry in self._timers if entry[2].due == entry[0]]
-            heapq.heapify(self._timers)
-            self._crowded = max(2 * len(self._timers), 256)
+            timers = [entry for entry in self._timers if entry[2].due == entry[0]]
+            heapq.heapify(timers)
+            self._timers = timers  # complete: the loop's thread looks at it without the lock
+            self._crowded = max(2 * len(timers), 256)
         first = not self._timers or deadline_ns < self._timers[0][0]
         heapq.heappush(self._timers, (deadline_ns, self._sequence, timer))
         if first:
             self.wake()
 
     def wake(self) -> None:
-        """Makes a wait return; from any thread or signal handler."""
-        os.eventfd_write(self._wake, 1)
+        """Makes a wait return; from any thread or signal handler, even after ``close``."""
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """Makes ``run`` return; from any thread or signal handler."""
         self._stopped = True
         self.wake()
 
+    def given_up(self) -> bool:
+        """Whether whoever waits for a reader, lock held, should stop waiting: the run was ended from outside or is overdue."""
+        self._check_deadline()
+        return self.abandoned
+
     def run(self) -> None:
         """Serves descriptors and timers until ``stop``."""
         while not self._stopped:
             events = self._epoll.poll(self._timeout())
-            with self._lock:
+            if not self._take_lock():
+                return
+            try:
                 for fd, _ in events:
                     if fd == self._wake:
                         os.eventfd_read(fd)
                     elif fd in self._readers:
                         self._readers[fd]()
                 self._expire()
+            finally:
+                self._lock.release()
+
+    def _take_lock(self) -> bool:
+        """Takes the machine lock; False when the run has ended meanwhile."""
+        while not self._lock.acquire(timeout=_PATIENCE):
+            self._check_deadline()
+            if self._stopped:
+                return False
+        return True
+
+    def _check_deadline(self) -> None:
+        timer = self.deadline
+        if timer is not None and timer.due is not None and timer.due <= monotonic_ns():
+            timer.expire(timer.due)
 
     def _timeout(self) -> float | None:
-        return max(self._timers[0][0] - monotonic_ns(), 0) / 1e9 if self._timers else None
+        timers = self._timers
+        return max(timers[0][0] - monotonic_ns(), 0) / 1e9 if timers else None
 
     def _expire(self) -> None:
         now = monotonic_ns()

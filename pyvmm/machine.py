@@ -41,7 +41,7 @@ _ALL_SIGNALS = (1 << 64) - 1
 _BLOCKED = (*range(1, 32), *range(34, 65))  # 32 and 33 are the C library's own
 _MTRR_DEF_TYPE = 0x2FF
 _MTRR_WRITE_BACK = 0x806  # enabled, default type write-back: what firmware leaves behind (SDM Vol 3A 12.11.2.1)
-JOIN_SECONDS = 5  # how long a vCPU thread may take to end before shutdown goes on without it
+JOIN_SECONDS = 5  # how long the vCPU threads may take to end before shutdown goes on without them
 
 
 class Machine:
@@ -66,7 +66,7 @@ class Machine:
         self.config = config
         self.lock = threading.Lock()
         self.reason: StopReason | None = None
-        self._state = threading.Condition(threading.Lock())
+        self._state = threading.Condition(threading.RLock())  # a signal handler may stop the machine on top of its own thread
         self._paused = False
         self._parked = 0
         self._threads: list[threading.Thread | None] = []
@@ -179,9 +179,10 @@ class Machine:
         return self.reason
 
     def _join(self) -> None:
+        end = monotonic_ns() + int(JOIN_SECONDS * 1e9)
         for thread in self._threads:
             if thread is not None:
-                thread.join(JOIN_SECONDS)
+                thread.join(max(end - monotonic_ns(), 0) / 1e9)
 
     @property
     def hung(self) -> bool:
@@ -249,7 +250,12 @@ class Machine:
 
     def stop(self, signal_number: int = 0) -> None:
         """Ends the run from outside (user, signal)."""
-        self.request_stop(StopReason(kind=events.QUIT, detail="stopped by the user", value=signal_number))
+        self._give_up(StopReason(kind=events.QUIT, detail="stopped by the user", value=signal_number))
+
+    def _give_up(self, reason: StopReason) -> None:
+        """Ends the run without waiting for anybody who should read the guest's output."""
+        self.loop.abandoned = True
+        self.request_stop(reason)
 
     def pause(self) -> None:
         """Parks every vCPU outside KVM_RUN; returns when all are. Not from a vCPU thread, nor with the machine lock held."""

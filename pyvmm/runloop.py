@@ -86,17 +86,16 @@ class RunLoop:
                     if ioctl(fd, request):  # ctypes variant only: fcntl raises
                         raise OSError(get_errno(), "KVM_RUN")
                     exits[words[2]]()
-            except InterruptedError:
-                if self.interrupted():
-                    return
-            except BlockingIOError:
-                continue  # EAGAIN: an application processor got INIT or SIPI; run it again
             except Stop:
                 return
             except OSError as error:
                 if error.__traceback__ is None or error.__traceback__.tb_next is not None:
                     raise  # a device's or backend's error, not KVM_RUN's
-                raise failure(request, error.errno or 0) from None
+                if isinstance(error, InterruptedError):
+                    if self.interrupted():
+                        return
+                elif not isinstance(error, BlockingIOError):  # EAGAIN: the processor got INIT or SIPI; run it again
+                    raise failure(request, error.errno or 0) from None
 
 
 class _Exits(dict):  # type: ignore[type-arg]

@@ -1,15 +1,17 @@
 """The user's terminal while a guest owns it: raw mode, the Ctrl-A keys, and its restoration on every way out.
 
 Imported only when stdin is a terminal. SIGKILL apart, every end of the process passes through ``restore``: normal return,
-exceptions (the caller's ``finally``), SIGTERM, SIGHUP, SIGINT (they stop the machine), SIGTSTP (gives the terminal back while
-stopped).
+exceptions (the caller's ``finally``), SIGTERM, SIGHUP, SIGINT and their like (they stop the machine), SIGTSTP (gives the
+terminal back while stopped). After any stop, SIGCONT finds the modes the shell has set meanwhile and makes the terminal raw again.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import termios
+
+from pyvmm.backends.stderr import say_lines
+from pyvmm.csignal import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,10 +19,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 ESCAPE = 0x01  # Ctrl-A, as QEMU
-HELP = (
-    b"\r\nCtrl-A h   this help\r\nCtrl-A x   quit\r\nCtrl-A p   pause, or go on\r\n"
-    b"Ctrl-A b   send a break\r\nCtrl-A Ctrl-A   a literal Ctrl-A\r\n"
-)
+HELP = """\
+
+Ctrl-A h        this help
+Ctrl-A x        quit
+Ctrl-A p        pause, or go on
+Ctrl-A b        send a break
+Ctrl-A Ctrl-A   a literal Ctrl-A
+"""
 
 
 class Terminal:
@@ -38,30 +44,35 @@ class Terminal:
         self._escaped = False
         self._enter()
         signal.signal(signal.SIGTSTP, self._suspend)
+        signal.signal(signal.SIGCONT, self._resume)
 
     def _enter(self) -> None:
-        attributes = termios.tcgetattr(self.fd)
+        assert self._saved is not None
+        attributes = [*self._saved[:6], list(self._saved[6])]
         attributes[0] &= ~(
             termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
         )
         attributes[2] = attributes[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         attributes[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG)
         attributes[6][termios.VMIN], attributes[6][termios.VTIME] = 1, 0  # output processing stays: \n still returns
-        termios.tcsetattr(self.fd, termios.TCSANOW, attributes)
+        _set(self.fd, attributes)
 
     def restore(self) -> None:
         """Puts the terminal back as it was found. May be called twice."""
         if self._saved is not None:
-            termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
-            self._saved = None
+            saved, self._saved = self._saved, None
+            _set(self.fd, saved)
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
     def _suspend(self, *_: object) -> None:
-        if self._saved is None:
-            return
-        termios.tcsetattr(self.fd, termios.TCSANOW, self._saved)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        self._enter()  # SIGCONT brought us back
+        if self._saved is not None:
+            _set(self.fd, self._saved)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _resume(self, *_: object) -> None:
+        if self._saved is not None:
+            self._enter()
 
     def filter(self, data: bytes) -> bytes:
         """Takes the Ctrl-A keys out of what was typed; returns what the guest gets."""
@@ -72,7 +83,7 @@ class Terminal:
                 if byte == ESCAPE:
                     kept.append(byte)
                 elif byte in b"hH?":
-                    os.write(1, HELP)
+                    say_lines(HELP)
                 elif byte in self.commands:
                     self.commands[byte]()
             elif byte == ESCAPE:
@@ -80,3 +91,10 @@ class Terminal:
             else:
                 kept.append(byte)
         return bytes(kept)
+
+
+def _set(fd: int, attributes: list[Any]) -> None:
+    try:
+        termios.tcsetattr(fd, termios.TCSANOW, attributes)
+    except termios.error:
+        pass  # the terminal has hung up: nothing to restore, and the run ends by SIGHUP

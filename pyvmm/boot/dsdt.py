@@ -27,7 +27,7 @@ def isa_devices(config: Config) -> list[bytes]:
         _isa("KBD", "PNP0303", io(layout.PORT_I8042_DATA, 1), io(layout.PORT_I8042_COMMAND, 1), irq(layout.IRQ_KEYBOARD)),
     ]
     for index, (port, line) in enumerate(zip(layout.SERIAL_PORTS, layout.SERIAL_IRQS, strict=True)):
-        if index < len(config.serials):
+        if index < len(config.serials) and config.serials[index].kind != "none":
             devices.append(_isa(f"COM{index + 1}", "PNP0501", io(port, 8, 8), irq(line), unit=index + 1))
     return devices
 

@@ -9,6 +9,7 @@ import os
 import sys
 
 from pyvmm import status
+from pyvmm.backends.stderr import say, say_lines
 from pyvmm.errors import ConfigError, HostError, ImageError, KvmError, PyvmmError
 
 USAGE = """\
@@ -28,17 +29,13 @@ def main(arguments: list[str]) -> int:
     try:
         return _dispatch(command, rest)
     except (ConfigError, ImageError, HostError) as error:
-        _complain(error)
-        return status.USAGE
+        return _complain(error, status.USAGE)
     except KvmError as error:
-        _complain(error)
-        return status.KVM
+        return _complain(error, status.KVM)
     except PyvmmError as error:
-        _complain(error)
-        return status.VMM
+        return _complain(error, status.VMM)
     except MemoryError:
-        _complain(HostError("the host is out of memory"))
-        return status.USAGE
+        return _complain("the host is out of memory: lower -m, or end other programs", status.USAGE)
     except KeyboardInterrupt:
         return status.SIGNAL + 2
     except BrokenPipeError:
@@ -48,8 +45,8 @@ def main(arguments: list[str]) -> int:
         from pyvmm.machine import vmm_error
 
         reason = vmm_error(error)
-        sys.stderr.write(f"{reason.report}pyvmm: {reason.detail}\n")
-        return status.VMM
+        say_lines(reason.report)
+        return _complain(reason.detail, status.VMM)
 
 
 def _dispatch(command: str, rest: list[str]) -> int:
@@ -80,16 +77,24 @@ def _dispatch(command: str, rest: list[str]) -> int:
     raise ConfigError(f"no command '{command}': run, guests, inspect, check, version, help")
 
 
-def _complain(error: Exception) -> None:
-    sys.stderr.write(f"pyvmm: {error}\n")
+def _complain(error: Exception | str, code: int) -> int:
+    say(f"pyvmm: {error}")
+    return code
 
 
 def entry() -> None:
     """Console entry point. Leaves by os._exit: tearing the interpreter down costs more than booting a small guest."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # `pyvmm ... >&-`: else the next descriptor opened, /dev/kvm say, would become stdout
+            os.open(os.devnull, os.O_RDWR)
     code = main(sys.argv[1:])
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         pass
+    except OSError as error:
+        code = _complain(f"cannot write to stdout: {error.strerror}", status.USAGE)
     os._exit(code)

@@ -27,7 +27,8 @@ the machine
   -smp N                   number of vCPUs (default 1)
   -cpu MODEL[,+F,-F]       host, max or qemu64, with features switched (default: what suits this host)
   -machine KEY=VALUE,...   acpi=on|off, pit=on|off
-  -serial DEST             stdio, file:PATH, pty, unix:PATH[,server=on][,wait=off], null, none; repeatable up to 4 times
+  -serial DEST             stdio, file:PATH, pty, unix:PATH[,server=on][,wait=off], null, none; repeatable up to 4
+                           times
   -debugcon DEST           where bytes to ports 0xe9 and 0x402 go: stdio, file:PATH, null
   -device NAME,KEY=VALUE   {devices}
   -nodefaults              no default serial port
@@ -38,20 +39,23 @@ the run
   -unclaimed               list the ports and addresses the guest used and nobody answered
   -no-coalesce             every byte to the serial port exits at once
 accepted for QEMU's sake: -display none, -nographic, -accel kvm, -enable-kvm, -M, -vga none, -net none, -nic none,
-  -no-user-config, -name
+  -vnc none, -monitor none, -parallel none, -no-user-config, -name, -global
 
 exit status: 0 power-off (or reset under -no-reboot), (v<<1)|1 isa-debug-exit, 2 usage, 100 guest crash, 102 KVM error,
   104 pyvmm error, 124 timeout, 128+n signal
 """
-DEVICES = ("isa-debug-exit", "isa-debugcon", "pc-testdev")
+DEVICES = {"isa-debug-exit": "iobase=,iosize=", "pc-testdev": ""}  # name: options
 SERIAL_KINDS = ("stdio", "file", "pty", "unix", "null", "none")
+DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 
 _WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
-    "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global",
+    "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
 }  # fmt: skip
 _FLAGS = {"nodefaults", "no-reboot", "S", "unclaimed", "no-coalesce", "nographic", "enable-kvm", "no-user-config", "help", "h"}
-_ONLY_VALUE = {"display": "none", "accel": "kvm", "vga": "none", "net": "none", "nic": "none"}
+_ONLY_VALUE = {
+    "display": "none", "accel": "kvm", "vga": "none", "net": "none", "nic": "none", "vnc": "none", "monitor": "none", "parallel": "none",
+}  # fmt: skip
 _MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",)}
 _MACHINE_NAMES = ("pc", "q35", "microvm", "pyvmm")
 
@@ -126,7 +130,7 @@ def help_text() -> str:
     """The text of ``pyvmm run -help``."""
     from pyvmm.boot.detect import FORMATS
 
-    return HELP.format(formats=", ".join(FORMATS), devices="; ".join(DEVICES))
+    return HELP.format(formats=", ".join(FORMATS), devices="; ".join(",".join(filter(None, each)) for each in DEVICES.items()))
 
 
 def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -202,11 +206,11 @@ def _machine(texts: list[str]) -> dict[str, str]:
     for text in texts:
         for part in text.split(","):
             key, equals, value = part.partition("=")
-            if not equals and key in _MACHINE_NAMES:
+            if key in _MACHINE_NAMES and not equals or key == "type" and value in _MACHINE_NAMES:
                 continue
             if value not in _MACHINE_KEYS.get(key, ()):
                 known = ", ".join(f"{key}={'|'.join(values)}" for key, values in _MACHINE_KEYS.items())
-                raise ConfigError(f"-machine {part}: supported are {known}")
+                raise ConfigError(f"-machine {part}: not known; there are {known}, and the names {', '.join(_MACHINE_NAMES)}")
             options[key] = value
     return options
 
@@ -227,8 +231,10 @@ def _serials(given: dict[str, list[str]]) -> tuple[SerialConfig, ...]:
 def parse_serial(option: str, text: str) -> SerialConfig:
     """``stdio``, ``file:PATH``, ... as a SerialConfig. ``mon:stdio`` counts as stdio."""
     kind, _, target = text.removeprefix("mon:").partition(":")
-    if kind not in SERIAL_KINDS or (kind in ("file", "unix")) != bool(target):
-        raise ConfigError(f"-{option} {text}: give stdio, file:PATH, pty, unix:PATH, null or none")
+    kinds = DEBUGCON_KINDS if option == "debugcon" else SERIAL_KINDS
+    if kind not in kinds or (kind in ("file", "unix")) != bool(target):
+        known = ", ".join(f"{each}:PATH" if each in ("file", "unix") else each for each in kinds)
+        raise ConfigError(f"-{option} {text}: not known; give one of {known}")
     return SerialConfig(kind=kind, target=target)
 
 
@@ -240,11 +246,11 @@ def parse_device(text: str) -> DeviceConfig:
     """``NAME,key=value,...`` as a DeviceConfig. Raises ConfigError for a device pyvmm does not have."""
     name, *options = text.split(",")
     if name not in DEVICES:
-        raise ConfigError(f"-device {name}: not known; there are {', '.join(DEVICES)}")
+        raise ConfigError(f"-device {name or text!r}: not known; there are {', '.join(DEVICES)}")
     pairs = []
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:
-            raise ConfigError(f"-device {text}: '{option}' is not KEY=VALUE")
+            raise ConfigError(f"-device {text}: write '{option}' as KEY=VALUE")
         pairs.append((key, value))
     return DeviceConfig(name=name, options=tuple(pairs))

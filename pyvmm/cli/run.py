@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from pyvmm import events, status
 from pyvmm.backends import console
+from pyvmm.backends.stderr import say, say_lines
 from pyvmm.cli.options import Options, help_text
 from pyvmm.config import Config, SerialConfig
 from pyvmm.csignal import signal
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from pyvmm.backends.terminal import Terminal
     from pyvmm.events import StopReason
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What ends a process by default and may come from outside: each must give the terminal back first. SIGUSR1 is also the
+# machine's kick, but that is sent to vCPU threads, which never run handlers.
+_STOP_SIGNALS = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
+)  # fmt: skip
 
 
 def command(arguments: list[str]) -> int:
@@ -31,12 +35,12 @@ def command(arguments: list[str]) -> int:
         reason = session.run(options.timeout, options.paused)
     finally:
         session.close()
-    _tell(reason, session.config)
+    _tell(reason)
     return status.of(reason)
 
 
 class Session:
-    """What outlives a guest's reset: consoles and the terminal.
+    """What outlives a guest's reset: consoles, the terminal, and how signals are answered.
 
     Raises:
         ConfigError: a console cannot be opened.
@@ -48,43 +52,58 @@ class Session:
         self.terminal: Terminal | None = None
         self.consoles: list[console.Console] = []
         self.debugcon: console.Console | None = None
+        self._signal = 0  # the first one that arrived
         try:
             for serial in config.serials:
                 self.consoles.append(console.make(serial))
             if debugcon is not None:
-                self.debugcon = console.make(debugcon)
+                self.debugcon = console.make(debugcon, "debugcon")
         except BaseException:
             self.close()
             raise
 
     def run(self, timeout: float | None = None, paused: bool = False) -> StopReason:
-        """Boots, and boots again after each reset unless -no-reboot. The timeout counts over all of them."""
+        """Boots, and boots again after each reset unless -no-reboot. The timeout counts over all of them, -S for the first."""
         from time import monotonic
 
         deadline = None if timeout is None else monotonic() + timeout
         for number in _STOP_SIGNALS:
-            signal.signal(number, self._on_signal)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
+                signal.signal(number, self._on_signal)
         while True:
             left = None if deadline is None else max(deadline - monotonic(), 0.001)
             reason = self._run_once(left, paused)
+            if reason.kind == events.TIMEOUT:
+                return reason.replace(detail=f"no end after {timeout:g} s")
             if reason.kind != events.RESET or self.config.no_reboot:
                 return reason
+            paused = False
 
     def _run_once(self, timeout: float | None, paused: bool) -> StopReason:
         with Machine(self.config, self.consoles, debugcon=self.debugcon) as machine:
             self.machine = machine
-            for warning in machine.warnings:
-                sys.stderr.write(f"pyvmm: warning: {warning}\n")
-            self._take_terminal()
-            reason = machine.run(timeout, paused)
-            if machine.hung:
-                self.close()
-                sys.stderr.write(f"pyvmm: {reason.detail}; a vCPU is stuck in a console write nobody reads\n")
-                os._exit(status.of(reason))
-            if reason.kind == events.CRASH:
-                reason = reason.replace(report=_crash_report(machine, reason))
-            if self.config.list_unclaimed:
-                _list_unclaimed(machine)
+            try:
+                return self._serve(machine, timeout, paused)
+            finally:
+                self.machine = None  # a signal from here on finds no machine, and stops the next one
+
+    def _serve(self, machine: Machine, timeout: float | None, paused: bool) -> StopReason:
+        for warning in machine.warnings:
+            say(f"pyvmm: warning: {warning}")
+        self._take_terminal()
+        if self._signal:  # it came while there was no machine yet
+            machine.stop(self._signal)
+        if paused and self.terminal is not None:
+            say("[paused; Ctrl-A p goes on]")
+        reason = machine.run(timeout, paused)
+        if machine.hung:
+            self.close()
+            say(f"pyvmm: {reason.detail}; a vCPU is stuck in a console write nobody reads")
+            os._exit(status.of(reason))
+        if reason.kind == events.CRASH:
+            reason = reason.replace(report=_crash_report(machine, reason))
+        if self.config.list_unclaimed:
+            say_lines(_unclaimed(machine))
         return reason
 
     def _take_terminal(self) -> None:
@@ -104,7 +123,7 @@ class Session:
     def _pause(self) -> None:
         if self.machine is not None:
             self.machine.toggle_pause()
-            os.write(2, b"[paused]\r\n" if self.machine.paused else b"[running]\r\n")
+            say("[paused]" if self.machine.paused else "[running]")
 
     def _break(self) -> None:
         if self.machine is not None:
@@ -112,6 +131,7 @@ class Session:
             self.machine.devices[f"serial{port}"].receive_break()
 
     def _on_signal(self, number: int, _frame: object) -> None:
+        self._signal = self._signal or number
         if self.machine is not None:
             self.machine.stop(number)
 
@@ -138,19 +158,21 @@ def _crash_report(machine: Machine, reason: StopReason) -> str:
         return vmm_error(error).detail
 
 
-def _tell(reason: StopReason, config: Config) -> None:
+def _tell(reason: StopReason) -> None:
     """One line on stderr for an end the user did not ask for; the report when there is one."""
     if reason.report:
-        sys.stderr.write(reason.report.rstrip("\n") + "\n")
+        say_lines(reason.report.rstrip("\n") + "\n")
     if reason.kind == events.TIMEOUT:
-        sys.stderr.write(f"pyvmm: timeout: {reason.detail}\n")
+        say(f"pyvmm: timeout: {reason.detail}")
     elif reason.kind in (events.KVM_ERROR, events.VMM_ERROR):
-        sys.stderr.write(f"pyvmm: {reason.detail}\n")
+        say(f"pyvmm: {reason.detail}")
     elif reason.kind == events.CRASH and not reason.report:
-        sys.stderr.write(f"pyvmm: the guest crashed: {reason.detail}\n")
+        say(f"pyvmm: the guest crashed: {reason.detail}")
 
 
-def _list_unclaimed(machine: Machine) -> None:
+def _unclaimed(machine: Machine) -> str:
+    lines = []
     for bus in (machine.ports, machine.mmio):
         for (address, size, is_write), count in sorted((bus.unclaimed or {}).items()):
-            sys.stderr.write(f"pyvmm: unclaimed {bus.space} {'write' if is_write else 'read'} {address:#x} size {size}: {count}\n")
+            lines.append(f"pyvmm: unclaimed {bus.space} {'write' if is_write else 'read'} {address:#x} size {size}: {count}\n")
+    return "".join(lines)
