@@ -139,6 +139,20 @@ INTERPRETER_LACKS = (
     "smap pku clwb clzero waitpkg movdiri movdir64b serialize shstk ibt xop fma4 lwp 3dnow 3dnowext cmpccxadd wrmsrns lkgs fred rdpru "
     "rdrand rdseed arch-capabilities kvm-pv-unhalt kvm-pv-ipi kvm-pv-sched-yield kvm-map-gpa-range"
 )
+# The bits of these and of what depends on them, so that starting on such a host parses no names; a test keeps them in step.
+INTERPRETER_MASKS = {
+    (1, 0, ECX): 0x76D8_320B,
+    (7, 0, EBX): 0xFD3F_4128,
+    (7, 0, ECX): 0x1840_5FEA,
+    (7, 0, EDX): 0x23D0_410C,
+    (7, 1, EAX): 0x00AE_00B7,
+    (7, 1, EDX): 0x0008_0530,
+    (0xD, 1, EAX): 0x0000_001F,
+    (0x4000_0001, 0, EAX): 0x0001_2880,
+    (0x8000_0001, 0, EDX): 0xC800_0000,
+    (0x8000_0001, 0, ECX): 0x2021_8860,
+    (0x8000_0008, 0, EBX): 0x0000_0011,
+}
 
 # Family, model, stepping, brand string, features. Everything KVM offers in its own leaf and ``ALWAYS`` come on top.
 MODELS: dict[str, tuple[int, int, int, str, str]] = {

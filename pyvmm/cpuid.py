@@ -46,7 +46,6 @@ class Cpuid:
 
     Attributes:
         warnings: one line for each feature asked for that the host does not have (as QEMU, which goes on as well).
-        hidden: features KVM offers but ring 0 cannot use here, and so left out.
 
     Raises:
         ConfigError: unknown model, feature or value.
@@ -56,7 +55,6 @@ class Cpuid:
         model, switches, options = _parse(cpu)
         self.smp = smp
         self.warnings: list[str] = []
-        self.hidden: tuple[str, ...] = ()
         supported: Table = {(leaf[0], leaf[1]): [*leaf[3:], leaf[2]] for leaf in kvm.supported_cpuid()}
         self._prepare(supported, lapic and bool(kvm.check_extension(uapi.KVM_CAP_TSC_DEADLINE_TIMER)), lapic)
         self._supported = supported
@@ -65,9 +63,9 @@ class Cpuid:
             self._choose_model(model)
         safe = options.pop("safe", "on") not in _OFF
         if safe and (emulates_ring0() if emulated is None else emulated):
-            self._hide(models.INTERPRETER_LACKS)
+            self._hide()
         asked = self._switch(switches, options) if switches or options else ()
-        if switches or self.hidden or model:
+        if switches or model:
             self._drop_dependents(asked)
         self._states()
         self._topology()
@@ -88,6 +86,18 @@ class Cpuid:
     def has(self, name: str) -> bool:
         """Whether the guest sees a feature. For messages and tests."""
         return all(self._bit(self._table, bit) for bit in models.features()[models.normal(name)])
+
+    def hidden(self) -> list[str]:
+        """Features that KVM offers and its ring-0 interpreter lacks, and that the guest therefore does not see."""
+        lacking = models.INTERPRETER_MASKS
+        return [
+            models.shown(name)
+            for name, bits in models.features().items()
+            if any(
+                lacking.get(bit[:3], 0) >> bit[3] & 1 and self._bit(self._supported, bit) and not self._bit(self._table, bit)
+                for bit in bits
+            )
+        ]
 
     # --- features ----------------------------------------------------------------------------------------------------
     def _prepare(self, table: Table, deadline: bool, lapic: bool) -> None:
@@ -142,14 +152,11 @@ class Cpuid:
         self._identity(family, number, stepping)
         self._brand(brand)
 
-    def _hide(self, names: str) -> None:
-        known, hidden = models.features(), []
-        for name in names.split():
-            bits = known[models.normal(name)]
-            if any(self._bit(self._table, bit) for bit in bits):
-                hidden.append(name)
-                self._set(bits, False)
-        self.hidden = tuple(hidden)
+    def _hide(self) -> None:
+        for (function, index, register), mask in models.INTERPRETER_MASKS.items():
+            row = self._table.get((function, index))
+            if row is not None:
+                row[register] &= ~mask
 
     def _switch(self, switches: list[tuple[str, bool]], options: dict[str, str]) -> tuple[str, ...]:
         """Applies the user's switches; returns the features asked for."""

@@ -191,7 +191,7 @@ def _limits(kvm: Kvm) -> Iterator[Finding]:
 def _cpu(kvm: Kvm) -> Iterator[Finding]:
     from pyvmm.cpuid import Cpuid
 
-    hidden = Cpuid(kvm, "host", 1).hidden
+    hidden = Cpuid(kvm, "host", 1).hidden()
     if hidden:
         yield Finding(
             level=WARN,

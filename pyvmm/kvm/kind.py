@@ -36,13 +36,12 @@ class KvmKind(FrozenRecord):
 def emulates_ring0() -> bool:
     """Whether this host's KVM interprets ring-0 code in software.
 
-    A module with a virtualisation extension under it settles it. Where a software one is there too, or none we know,
-    the CPU flags decide: without vmx or svm, whatever answers /dev/kvm is software.
+    One known module alone settles it, whether it has a virtualisation extension under it or not. Where there are several
+    (built in, all of them show), or none, the CPU flags decide: without vmx or svm, whatever answers /dev/kvm is software.
     """
-    exists = os.path.exists
-    software = any(exists(_MODULES + name) for name in SOFTWARE)
-    if not software and exists(_MODULES + "kvm_intel") != exists(_MODULES + "kvm_amd"):
-        return False
+    present = _present()
+    if len(present) == 1:
+        return present[0] in SOFTWARE
     flags = cpu_flags()
     return bool(flags) and "vmx" not in flags and "svm" not in flags
 
@@ -50,32 +49,30 @@ def emulates_ring0() -> bool:
 def kvm_kind() -> KvmKind:
     """Names the KVM of this host and says how it knows."""
     flags = cpu_flags()
-    nested = "hypervisor" in flags
     extension = next((flag for flag in ("vmx", "svm") if flag in flags), "")
-    present = [name for name in (*HARDWARE, *SOFTWARE) if os.path.exists(_MODULES + name)]
+    present = _present()
     cpu = f"CPU flag {extension}" if extension else "no vmx or svm CPU flag" if flags else "CPU flags unreadable"
     evidence = f"{cpu}, {', '.join('/sys/module/' + name for name in present) or 'no vendor module in /sys/module'}"
-    module = next((name for name in present if HARDWARE.get(name) == extension), "")
-    if not module and not extension:
+    emulated = emulates_ring0()
+    if emulated:
         module = next((name for name in present if name in SOFTWARE), "")
-    if extension:
-        name = extension
-    elif module in SOFTWARE:
-        name = SOFTWARE[module]
-    elif flags and os.path.exists("/dev/kvm"):
-        name = "software"
+        name = SOFTWARE.get(module, "software")
     else:
-        hardware = [each for each in present if each in HARDWARE]
+        hardware = [name for name in present if name in HARDWARE and (not extension or HARDWARE[name] == extension)]
         module = hardware[0] if len(hardware) == 1 else ""
-        name = HARDWARE.get(module, "unknown")
-    return KvmKind(name=name, module=module, emulated=emulates_ring0(), nested=nested, evidence=evidence)
+        name = extension or HARDWARE.get(module, "unknown")
+    return KvmKind(name=name, module=module, emulated=emulated, nested="hypervisor" in flags, evidence=evidence)
+
+
+def _present() -> list[str]:
+    return [name for name in (*HARDWARE, *SOFTWARE) if os.path.exists(_MODULES + name)]
 
 
 def cpu_flags() -> list[str]:
     """The first processor's flags from /proc/cpuinfo; empty when it cannot be read."""
     try:
         with open("/proc/cpuinfo", "rb", buffering=0) as cpuinfo:
-            text = cpuinfo.read(8192).decode("ascii", "replace")
+            text = cpuinfo.read(4096).decode("ascii", "replace")  # the first processor's part; the kernel makes it as we read
     except OSError:
         return []
     for line in text.splitlines():

@@ -293,13 +293,16 @@ def test_an_interpreting_kvm_hides_what_it_cannot_execute() -> None:
         assert not model.has(name), name
     for name in ("sse2", "cx8", "fxsr", "pcid", "umip", "kvmclock", "x2apic", "nx", "lm"):
         assert model.has(name), name
-    assert "cx16" in model.hidden and "sse2" not in model.hidden and "la57" not in model.hidden
+    hidden = model.hidden()
+    assert "cx16" in hidden and "sse4.1" in hidden and "sse2" not in hidden and "la57" not in hidden
     assert model.warnings == []
 
 
 def test_the_profile_can_be_overridden() -> None:
     assert Cpuid(FakeKvm(), "host,+cx16", 1, emulated=True).has("cx16")
+    assert "cx16" not in Cpuid(FakeKvm(), "host,+cx16", 1, emulated=True).hidden()
     assert not Cpuid(FakeKvm(), "host,+cx16", 1, emulated=True).has("popcnt")
+    assert Cpuid(FakeKvm(), "host", 1, emulated=False).hidden() == []
     assert table(cpu="host,safe=off", emulated=True) == table()
     assert not Cpuid(FakeKvm(), "qemu64", 1, emulated=True).has("cx16")
 
@@ -354,6 +357,19 @@ def test_everything_named_elsewhere_exists() -> None:
         assert [name for name in (needed, *dependents.split()) if cpu_models.normal(name) not in known] == []
     for name in [*cpu_models.XCR0_FEATURES.values(), *cpu_models.XSS_FEATURES.values()]:
         assert cpu_models.normal(name) in known
+
+
+def test_the_interpreters_masks_are_its_names_and_all_that_depends_on_them() -> None:
+    known = cpu_models.features()
+    names = {cpu_models.normal(name) for name in cpu_models.INTERPRETER_LACKS.split()}
+    for _ in cpu_models.DEPENDS:  # as often as the longest chain could need
+        for needed, dependents in cpu_models.DEPENDS:
+            if cpu_models.normal(needed) in names:
+                names |= {cpu_models.normal(name) for name in dependents.split()}
+    masks: dict[tuple[int, int, int], int] = {}
+    for function, index, register, bit in (bit for name in names for bit in known[name]):
+        masks[function, index, register] = masks.get((function, index, register), 0) | 1 << bit
+    assert masks == cpu_models.INTERPRETER_MASKS
 
 
 def test_help_names_models_and_features() -> None:

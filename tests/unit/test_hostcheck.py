@@ -197,6 +197,8 @@ def test_an_unknown_probe_is_a_mistake() -> None:
         (("kvm_intel", "kvm_pvm"), "fpu", "software (pvm)", True, False),
         ((), "fpu svm", "svm", False, False),  # /sys hidden from a container
         (("kvm_amd",), "", "svm", False, False),  # /proc hidden
+        (("kvm_pvm",), "fpu svm", "software (pvm)", True, False),  # there, but not what is used
+        ((), "fpu", "software", True, False),
         ((), "", "unknown", False, False),
     ],
 )
