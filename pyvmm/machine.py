@@ -144,6 +144,8 @@ class Machine:
                     unhandled=lambda reason, index=index: self._unhandled(index, reason),  # type: ignore[misc]
                 )
             )
+        for vcpu in self.vcpus:
+            _wire_lapic(vcpu)
         set_boot_state(self.vcpus[0], plan.state)
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -305,6 +307,7 @@ class Machine:
         self.close()
 
 
+_LVT_LINT0, _LVT_LINT1 = 0x350, 0x360  # local APIC page (SDM Vol 3A, table 11-1)
 _PIC_STATE_ELCR = 14  # byte of struct kvm_pic_state
 
 
@@ -344,6 +347,18 @@ def set_boot_state(vcpu: Vcpu, state: Any) -> None:
         setattr(regs, name, getattr(state, name))
     vcpu.set_sregs(sregs)
     vcpu.set_regs(regs)
+
+
+def _wire_lapic(vcpu: Vcpu) -> None:
+    """Local interrupt pins as firmware leaves them: LINT0 takes the PIC (ExtINT), LINT1 NMI (MP specification 1.4, 3.6.2).
+
+    Also, KVM computes its map of APIC ids while a vCPU is being created, before it counts as one: until an APIC
+    register is written, IPIs to the vCPU that was created last go nowhere. This writes one.
+    """
+    page = vcpu.get_lapic()
+    page[_LVT_LINT0 : _LVT_LINT0 + 4] = (0x700).to_bytes(4, "little")
+    page[_LVT_LINT1 : _LVT_LINT1 + 4] = (0x400).to_bytes(4, "little")
+    vcpu.set_lapic(page)
 
 
 def vmm_error(error: BaseException, vcpu: int | None = None) -> StopReason:

@@ -26,11 +26,11 @@ def why_no_kvm() -> str:
 def have(need: str) -> bool:
     """Whether a feature word of ``@pytest.mark.kvm(...)`` or of the catalogue's ``kvm =`` line holds on this host.
 
-    Known words are the probes of ``pyvmm check``; an unknown word is an error, so that a typo cannot hide a test.
+    Known words are ``pyvmm.probes.PROBES``; an unknown word is an error, so that a typo cannot hide a test.
     """
-    from pyvmm import hostcheck
+    from pyvmm.probes import probe
 
-    return hostcheck.probe(need)
+    return probe(need)
 
 
 def run_pyvmm(*arguments: str, stdin: bytes = b"", timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
