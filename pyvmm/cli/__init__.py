@@ -5,6 +5,7 @@ Each command lives in a module of its own that is imported only when asked for: 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -41,7 +42,10 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `pyvmm guests | head`: nobody reads on, which is no error
         return status.SIGNAL + 13
-    except Exception as error:  # a bug in pyvmm: one line as well, the traceback on request
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _complain("cannot write to stdout: no space left on device; free some, or write elsewhere", status.USAGE)
+        # a bug in pyvmm: one line as well, the traceback on request
         from pyvmm.machine import vmm_error
 
         reason = vmm_error(error)
@@ -96,5 +100,5 @@ def entry() -> None:
     except BrokenPipeError:
         pass
     except OSError as error:
-        code = _complain(f"cannot write to stdout: {error.strerror}", status.USAGE)
+        code = _complain(f"cannot write to stdout: {error.strerror}; write elsewhere", status.USAGE)
     os._exit(code)

@@ -8,7 +8,7 @@ from pyvmm.errors import ConfigError
 
 def command(arguments: list[str]) -> int:
     """Prints the findings; status 0 when guests can run, else 2."""
-    flags = {argument.lstrip("-") for argument in arguments}
+    flags = {argument.removeprefix("--").removeprefix("-") if argument.startswith("-") else "" for argument in arguments}
     if flags - {"json", "no-probe"}:
         raise ConfigError("usage: pyvmm check [--json] [--no-probe]")
     from pyvmm import hostcheck

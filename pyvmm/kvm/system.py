@@ -38,7 +38,8 @@ class Kvm:
         HostError: it cannot be opened, or speaks another API than version 12; says why and what to do.
     """
 
-    def __init__(self, path: str = DEVICE) -> None:
+    def __init__(self, path: str = "") -> None:
+        path = path or DEVICE
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
