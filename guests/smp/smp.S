@@ -20,6 +20,7 @@ start:
         mov     ecx, trampoline_end - trampoline
         rep movsb
         mov     ebp, LAPIC
+        mov     dword ptr [ebp + LAPIC_SVR], 0x1ff      // enable it: bit 8, and vector 255 for spurious interrupts
 
         // The MP floating pointer: in the last KiB below 640 KiB, or in the BIOS area, on a 16-byte boundary.
         mov     esi, 0x9fc00
