@@ -11,6 +11,12 @@ import pytest
 from pyvmm import catalogue
 
 GUESTS = catalogue.directory()
+COMMITTED_GCC = "12"
+
+
+def gcc_version() -> str:
+    """The compiler's major version."""
+    return subprocess.run(["gcc", "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip().partition(".")[0]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,9 @@ def rebuilt(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("guest", catalogue.load().values(), ids=lambda guest: guest.name)
 def test_same_bytes(rebuilt: str, guest: catalogue.Guest) -> None:
+    """Assembly gives the same bytes everywhere; a compiler does so only while it is the same compiler."""
+    if os.path.exists(os.path.splitext(guest.file)[0] + ".c") and (version := gcc_version()) != COMMITTED_GCC:
+        pytest.skip(f"the image was compiled by GCC {COMMITTED_GCC}, here is GCC {version}")
     again = os.path.join(rebuilt, os.path.relpath(guest.file, GUESTS))
     with open(guest.file, "rb") as committed, open(again, "rb") as built:
         assert committed.read() == built.read(), f"{guest.name}: source and image differ; run make -C guests and commit both"
