@@ -6,11 +6,11 @@ range that is not wholly inside one RAM region raises GuestFault. Ranges that cr
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import struct
 
 from pyvmm.errors import ConfigError, GuestFault, HostError
+from pyvmm.kvm import native
 from pyvmm.layout import PAGE, RAM_MIN, ram_regions
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ class GuestMemory:
         except OSError as error:
             raise HostError(f"cannot map {size >> 20} MiB of guest memory: {error.strerror}; lower -m") from error
         self.size = size
-        base = ctypes.addressof(ctypes.c_char.from_buffer(self.mapping))
+        base = native.address_of(self.mapping)
         whole = memoryview(self.mapping)
         self.regions: list[Region] = []
         offset = 0
@@ -99,11 +99,11 @@ class GuestMemory:
         """Makes the host drop its translations of the page at ``gpa``; what it holds stays. GuestFault outside RAM."""
         self.view(gpa & ~(PAGE - 1), PAGE)
         region = next(region for region in self.regions if region.gpa <= gpa < region.end)
-        address = ctypes.c_void_p(region.host_address + (gpa & ~(PAGE - 1)) - region.gpa)
-        libc = ctypes.CDLL(None)
+        address = region.host_address + (gpa & ~(PAGE - 1)) - region.gpa
+        mprotect = native.function("mprotect", native.u64, native.u64, native.c_int)
         # Another vCPU that touches the page in between waits in the kernel or gets EFAULT: a test's own doing.
-        libc.mprotect(address, ctypes.c_size_t(PAGE), 0)
-        libc.mprotect(address, ctypes.c_size_t(PAGE), mmap.PROT_READ | mmap.PROT_WRITE)
+        mprotect(address, PAGE, 0)
+        mprotect(address, PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
 
     def contains(self, gpa: int, length: int) -> bool:
         """Whether the whole range is RAM."""

@@ -12,12 +12,12 @@ observe. Whoever observes swaps entries of ``exits`` or of the buses' mappings a
 
 from __future__ import annotations
 
-from ctypes import get_errno
 from struct import Struct
 
 from pyvmm.errors import UnhandledExit
 from pyvmm.kvm import structs, uapi
 from pyvmm.kvm.ioctl import failure
+from pyvmm.kvm.native import get_errno
 from pyvmm.kvm.vcpu import run_ioctl
 
 TYPE_CHECKING = False

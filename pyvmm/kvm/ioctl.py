@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno as E
 from fcntl import ioctl as _ioctl
 
 from pyvmm.errors import KvmError
+from pyvmm.kvm.native import c_int, function, get_errno, u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-libc = ctypes.CDLL(None, use_errno=True)
-libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong)
 
 # What usually is behind an errno of one ioctl (Documentation/virt/kvm/api.rst and the kernel's own checks), and what to do.
 _HINTS = {
@@ -124,7 +121,7 @@ def call(fd: int, request: int, argument: Any = 0) -> int:
 
 def call_value(fd: int, request: int, value: int) -> int:
     """Issues an ioctl whose argument is a number up to 64 bits (fcntl.ioctl stops at 31)."""
-    result: int = libc.ioctl(fd, request, value)
+    result: int = function("ioctl", c_int, u64, u64)(fd, request, value)
     if result < 0:
-        raise failure(request, ctypes.get_errno())
+        raise failure(request, get_errno())
     return result

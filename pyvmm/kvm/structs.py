@@ -1,275 +1,117 @@
 """Structures of <linux/kvm.h> and <asm/kvm.h> (x86-64) as ctypes, under the header's own names.
 
-A test compiles the header, where a compiler is there, and compares size and every field's offset.
+They are declared as in the header and made into classes when first named: a run needs a dozen of them, and to make all
+was 9 % of a start's instructions (valgrind: 11 of 129 million). A test compiles the header, where a compiler is there,
+and compares size and every field's offset.
+
 Flexible arrays are left out: ``with_array`` makes a type with ``n`` entries behind the fixed part, whose size is what
 the ioctl number encodes.
 """
 
 from __future__ import annotations
 
-from ctypes import Structure, Union, addressof, c_char, c_int16, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
+from pyvmm.kvm import native
+from pyvmm.kvm.native import Structure, Union, address_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-u8, u16, u32, u64, s32, s64 = c_uint8, c_uint16, c_uint32, c_uint64, c_int32, c_int64
-
-
-def _same(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
-
-
-class kvm_regs(Structure):
-    _fields_ = _same(u64, "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags")
-
-
-class kvm_segment(Structure):
-    """A segment register with its hidden part; ``limit`` in bytes, already expanded by G."""
-
-    _fields_ = [
-        ("base", u64),
-        ("limit", u32),
-        ("selector", u16),
-        *_same(u8, "type present dpl db s l g avl unusable padding"),
-    ]
-
-
-class kvm_dtable(Structure):
-    _fields_ = [("base", u64), ("limit", u16), ("padding", u16 * 3)]
-
-
-_SREGS = [
-    *_same(kvm_segment, "cs ds es fs gs ss tr ldt"),
-    *_same(kvm_dtable, "gdt idt"),
-    *_same(u64, "cr0 cr2 cr3 cr4 cr8 efer apic_base"),
-]
-
-
-class kvm_sregs(Structure):
-    _fields_ = [*_SREGS, ("interrupt_bitmap", u64 * 4)]
-
-
-class kvm_sregs2(Structure):
-    _fields_ = [*_SREGS, ("flags", u64), ("pdptrs", u64 * 4)]
-
-
-class kvm_translation(Structure):
-    _fields_ = [*_same(u64, "linear_address physical_address"), *_same(u8, "valid writeable usermode"), ("pad", u8 * 5)]
-
-
-class kvm_interrupt(Structure):
-    _fields_ = [("irq", u32)]
-
-
-class kvm_fpu(Structure):
-    _fields_ = [
-        ("fpr", u8 * 16 * 8),
-        ("fcw", u16),
-        ("fsw", u16),
-        ("ftwx", u8),
-        ("pad1", u8),
-        ("last_opcode", u16),
-        ("last_ip", u64),
-        ("last_dp", u64),
-        ("xmm", u8 * 16 * 16),
-        ("mxcsr", u32),
-        ("pad2", u32),
-    ]
-
-
-class kvm_xsave(Structure):
-    """The fixed 4 KiB part; hosts with KVM_CAP_XSAVE2 above 4096 have more behind it."""
-
-    _fields_ = [("region", u32 * 1024)]
-
-
-class kvm_xcr(Structure):
-    _fields_ = [("xcr", u32), ("reserved", u32), ("value", u64)]
-
-
-class kvm_xcrs(Structure):
-    _fields_ = [("nr_xcrs", u32), ("flags", u32), ("xcrs", kvm_xcr * 16), ("padding", u64 * 16)]
-
-
-class kvm_lapic_state(Structure):
-    _fields_ = [("regs", u8 * 1024)]
-
-
-class kvm_mp_state(Structure):
-    _fields_ = [("mp_state", u32)]
-
-
-class kvm_debugregs(Structure):
-    _fields_ = [("db", u64 * 4), ("dr6", u64), ("dr7", u64), ("flags", u64), ("reserved", u64 * 9)]
-
-
-class kvm_guest_debug(Structure):
-    _fields_ = [("control", u32), ("pad", u32), ("debugreg", u64 * 8)]
-
-
-class _events_exception(Structure):
-    _fields_ = [*_same(u8, "injected nr has_error_code pending"), ("error_code", u32)]
-
-
-class _events_interrupt(Structure):
-    _fields_ = _same(u8, "injected nr soft shadow")
-
-
-class _events_nmi(Structure):
-    _fields_ = _same(u8, "injected pending masked pad")
-
-
-class _events_smi(Structure):
-    _fields_ = _same(u8, "smm pending smm_inside_nmi latched_init")
-
-
-class _events_triple_fault(Structure):
-    _fields_ = [("pending", u8)]
-
-
-class kvm_vcpu_events(Structure):
-    _fields_ = [
-        ("exception", _events_exception),
-        ("interrupt", _events_interrupt),
-        ("nmi", _events_nmi),
-        ("sipi_vector", u32),
-        ("flags", u32),
-        ("smi", _events_smi),
-        ("triple_fault", _events_triple_fault),
-        ("reserved", u8 * 26),
-        ("exception_has_payload", u8),
-        ("exception_payload", u64),
-    ]
-
-
-class kvm_cpuid_entry2(Structure):
-    _fields_ = [*_same(u32, "function index flags eax ebx ecx edx"), ("padding", u32 * 3)]
-
-
-class kvm_cpuid2(Structure):
-    _fields_ = [("nent", u32), ("padding", u32)]
-
-
-class kvm_msr_entry(Structure):
-    _fields_ = [("index", u32), ("reserved", u32), ("data", u64)]
-
-
-class kvm_msrs(Structure):
-    _fields_ = [("nmsrs", u32), ("pad", u32)]
-
-
-class kvm_msr_list(Structure):
-    _fields_ = [("nmsrs", u32)]
-
-
-class kvm_signal_mask(Structure):
-    _fields_ = [("len", u32)]
-
-
-class kvm_userspace_memory_region(Structure):
-    _fields_ = [("slot", u32), ("flags", u32), ("guest_phys_addr", u64), ("memory_size", u64), ("userspace_addr", u64)]
-
-
-class kvm_dirty_log(Structure):
-    _fields_ = [("slot", u32), ("padding1", u32), ("dirty_bitmap", u64)]
-
-
-class kvm_clear_dirty_log(Structure):
-    _fields_ = [("slot", u32), ("num_pages", u32), ("first_page", u64), ("dirty_bitmap", u64)]
-
-
-class kvm_enable_cap(Structure):
-    _fields_ = [("cap", u32), ("flags", u32), ("args", u64 * 4), ("pad", u8 * 64)]
-
-
-class kvm_irq_level(Structure):
-    _fields_ = [("irq", u32), ("level", u32)]
-
-
-class kvm_irqchip(Structure):
-    _fields_ = [("chip_id", u32), ("pad", u32), ("chip", u8 * 512)]
-
-
-class kvm_irqfd(Structure):
-    _fields_ = [*_same(u32, "fd gsi flags resamplefd"), ("pad", u8 * 16)]
-
-
-class kvm_ioeventfd(Structure):
-    _fields_ = [("datamatch", u64), ("addr", u64), ("len", u32), ("fd", s32), ("flags", u32), ("pad", u8 * 36)]
-
-
-class kvm_irq_routing_irqchip(Structure):
-    _fields_ = [("irqchip", u32), ("pin", u32)]
-
-
-class kvm_irq_routing_msi(Structure):
-    _fields_ = _same(u32, "address_lo address_hi data devid")
-
-
-class _routing_union(Union):
-    _fields_ = [("irqchip", kvm_irq_routing_irqchip), ("msi", kvm_irq_routing_msi), ("pad", u32 * 8)]
-
-
-class kvm_irq_routing_entry(Structure):
-    _fields_ = [*_same(u32, "gsi type flags pad"), ("u", _routing_union)]
-
-
-class kvm_irq_routing(Structure):
-    _fields_ = [("nr", u32), ("flags", u32)]
-
-
-class kvm_msi(Structure):
-    _fields_ = [*_same(u32, "address_lo address_hi data flags devid"), ("pad", u8 * 12)]
-
-
-class kvm_pit_config(Structure):
-    _fields_ = [("flags", u32), ("pad", u32 * 15)]
-
-
-class kvm_pit_channel_state(Structure):
-    _fields_ = [
-        ("count", u32),
-        ("latched_count", u16),
-        *_same(u8, "count_latched status_latched status read_state write_state write_latch rw_mode mode bcd gate"),
-        ("count_load_time", s64),
-    ]
-
-
-class kvm_pit_state2(Structure):
-    _fields_ = [("channels", kvm_pit_channel_state * 3), ("flags", u32), ("reserved", u32 * 9)]
-
-
-class kvm_reinject_control(Structure):
-    _fields_ = [("pit_reinject", u8), ("reserved", u8 * 31)]
-
-
-class kvm_clock_data(Structure):
-    _fields_ = [("clock", u64), ("flags", u32), ("pad0", u32), ("realtime", u64), ("host_tsc", u64), ("pad", u32 * 4)]
-
-
-class kvm_coalesced_mmio_zone(Structure):
-    _fields_ = [("addr", u64), ("size", u32), ("pio", u32)]
-
-
-class kvm_coalesced_mmio(Structure):
-    _fields_ = [("phys_addr", u64), ("len", u32), ("pio", u32), ("data", u8 * 8)]
-
-
-class kvm_stats_header(Structure):
-    _fields_ = _same(u32, "flags name_size num_desc id_offset desc_offset data_offset")
-
-
-class kvm_stats_desc(Structure):
-    _fields_ = [("flags", u32), ("exponent", c_int16), ("size", u16), ("offset", u32), ("bucket_size", u32)]
-
-
-def address_of(buffer: bytearray) -> int:
-    """Host address of a writable buffer; valid while the caller holds it and does not resize it."""
-    return addressof(c_char.from_buffer(buffer))
-
-
-def with_array(header: type[Structure], entry: Any, count: int) -> Any:
+__all__ = ["address_of", "with_array"]  # and every structure declared below, and RUN_*
+
+# name: type field field[count] ...; type field ... | "union" before the name where it is one. kvm_segment.limit is in bytes, already
+# expanded by G. kvm_xsave is the fixed 4 KiB; hosts with KVM_CAP_XSAVE2 above 4096 have more behind it.
+_DECLARATIONS = """
+kvm_regs: u64 rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags
+kvm_segment: u64 base; u32 limit; u16 selector; u8 type present dpl db s l g avl unusable padding
+kvm_dtable: u64 base; u16 limit padding[3]
+kvm_sregs: kvm_segment cs ds es fs gs ss tr ldt; kvm_dtable gdt idt; u64 cr0 cr2 cr3 cr4 cr8 efer apic_base interrupt_bitmap[4]
+kvm_sregs2: kvm_segment cs ds es fs gs ss tr ldt; kvm_dtable gdt idt; u64 cr0 cr2 cr3 cr4 cr8 efer apic_base flags pdptrs[4]
+kvm_translation: u64 linear_address physical_address; u8 valid writeable usermode pad[5]
+kvm_interrupt: u32 irq
+kvm_fpu: u8 fpr[8][16]; u16 fcw fsw; u8 ftwx pad1; u16 last_opcode; u64 last_ip last_dp; u8 xmm[16][16]; u32 mxcsr pad2
+kvm_xsave: u32 region[1024]
+kvm_xcr: u32 xcr reserved; u64 value
+kvm_xcrs: u32 nr_xcrs flags; kvm_xcr xcrs[16]; u64 padding[16]
+kvm_lapic_state: u8 regs[1024]
+kvm_mp_state: u32 mp_state
+kvm_debugregs: u64 db[4] dr6 dr7 flags reserved[9]
+kvm_guest_debug: u32 control pad; u64 debugreg[8]
+_events_exception: u8 injected nr has_error_code pending; u32 error_code
+_events_interrupt: u8 injected nr soft shadow
+_events_nmi: u8 injected pending masked pad
+_events_smi: u8 smm pending smm_inside_nmi latched_init
+_events_triple_fault: u8 pending
+kvm_vcpu_events: _events_exception exception; _events_interrupt interrupt; _events_nmi nmi; u32 sipi_vector flags;
+    _events_smi smi; _events_triple_fault triple_fault; u8 reserved[26] exception_has_payload; u64 exception_payload
+kvm_cpuid_entry2: u32 function index flags eax ebx ecx edx padding[3]
+kvm_cpuid2: u32 nent padding
+kvm_msr_entry: u32 index reserved; u64 data
+kvm_msrs: u32 nmsrs pad
+kvm_msr_list: u32 nmsrs
+kvm_signal_mask: u32 len
+kvm_userspace_memory_region: u32 slot flags; u64 guest_phys_addr memory_size userspace_addr
+kvm_dirty_log: u32 slot padding1; u64 dirty_bitmap
+kvm_clear_dirty_log: u32 slot num_pages; u64 first_page dirty_bitmap
+kvm_enable_cap: u32 cap flags; u64 args[4]; u8 pad[64]
+kvm_irq_level: u32 irq level
+kvm_irqchip: u32 chip_id pad; u8 chip[512]
+kvm_irqfd: u32 fd gsi flags resamplefd; u8 pad[16]
+kvm_ioeventfd: u64 datamatch addr; u32 len; s32 fd; u32 flags; u8 pad[36]
+kvm_irq_routing_irqchip: u32 irqchip pin
+kvm_irq_routing_msi: u32 address_lo address_hi data devid
+union _routing_union: kvm_irq_routing_irqchip irqchip; kvm_irq_routing_msi msi; u32 pad[8]
+kvm_irq_routing_entry: u32 gsi type flags pad; _routing_union u
+kvm_irq_routing: u32 nr flags
+kvm_msi: u32 address_lo address_hi data flags devid; u8 pad[12]
+kvm_pit_config: u32 flags pad[15]
+kvm_pit_channel_state: u32 count; u16 latched_count; u8 count_latched status_latched status read_state write_state write_latch
+    rw_mode mode bcd gate; s64 count_load_time
+kvm_pit_state2: kvm_pit_channel_state channels[3]; u32 flags reserved[9]
+kvm_reinject_control: u8 pit_reinject reserved[31]
+kvm_clock_data: u64 clock; u32 flags pad0; u64 realtime host_tsc; u32 pad[4]
+kvm_coalesced_mmio_zone: u64 addr; u32 size pio
+kvm_coalesced_mmio: u64 phys_addr; u32 len pio; u8 data[8]
+kvm_stats_header: u32 flags name_size num_desc id_offset desc_offset data_offset
+kvm_stats_desc: u32 flags; s16 exponent; u16 size; u32 offset bucket_size
+"""
+
+
+def _declared() -> dict[str, tuple[bool, str]]:
+    """{name: (whether a union, its fields' text)}"""
+    found = {}
+    for line in _DECLARATIONS.replace("\n    ", " ").strip().splitlines():
+        name, _, fields = line.partition(": ")
+        found[name.removeprefix("union ")] = name.startswith("union "), fields
+    return found
+
+
+_TEXTS = _declared()
+NAMES = tuple(_TEXTS)
+
+
+def _field(text: str, kind: Any) -> tuple[str, Any]:
+    name, *counts = text.replace("]", "").split("[")
+    for count in reversed(counts):
+        kind *= int(count)
+    return name, kind
+
+
+def __getattr__(name: str) -> Any:
+    """Makes the class for a structure's name, once."""
+    if name not in _TEXTS:
+        raise AttributeError(f"no structure {name} is declared")
+    is_union, text = _TEXTS[name]
+    fields = []
+    for part in text.split("; "):
+        kind_name, *names = part.split()
+        kind = getattr(native, kind_name, None) or globals().get(kind_name) or __getattr__(kind_name)
+        fields += [_field(each, kind) for each in names]
+    made = globals()[name] = type(name, (Union if is_union else Structure,), {"_fields_": fields, "__module__": __name__})
+    return made
+
+
+def with_array(header: Any, entry: Any, count: int) -> Any:
     """A structure type: ``header``'s fields, then ``entries``, an array of ``count`` times ``entry``."""
     return type(f"{header.__name__}_{count}", (header,), {"_fields_": [("entries", entry * count)]})
 

@@ -7,8 +7,8 @@ import os
 from struct import iter_unpack, pack_into, unpack_from
 
 from pyvmm.errors import HostError, KvmError
-from pyvmm.kvm import structs, uapi
-from pyvmm.kvm.ioctl import call, call_value
+from pyvmm.kvm import native, structs, uapi
+from pyvmm.kvm.ioctl import call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Kvm:
         """KVM_GET_MSR_INDEX_LIST: the MSRs a snapshot saves."""
         count = 256
         while True:
-            table: Any = structs.with_array(structs.kvm_msr_list, structs.u32, count)(nmsrs=count)
+            table: Any = structs.with_array(structs.kvm_msr_list, native.u32, count)(nmsrs=count)
             try:
                 call(self.fd, uapi.KVM_GET_MSR_INDEX_LIST, table)
             except KvmError as error:
@@ -110,7 +110,7 @@ class Kvm:
 
         for attempt in range(5):
             try:
-                return Vm(self, call_value(self.fd, uapi.KVM_CREATE_VM, 0))
+                return Vm(self, call(self.fd, uapi.KVM_CREATE_VM))
             except KvmError as error:
                 if error.errno != errno.EINTR or attempt == 4:
                     raise

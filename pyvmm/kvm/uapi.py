@@ -1,113 +1,111 @@
 """ioctl numbers, capabilities, exit reasons and flags of <linux/kvm.h>, x86-64.
 
-ioctl numbers are computed from direction, number and the size of the structure, as the _IO macros do, so a structure
-with a wrong layout yields a wrong number and the kernel answers ENOTTY. tests/unit/kvm compares all with the header.
+ioctl numbers are computed from direction, number and the size of the structure, as the _IO macros do. The sizes stand here
+in figures, so that a start need not make a class of each; tests/unit/kvm compares them with structs.py and all with the header.
 """
 
 from __future__ import annotations
 
-from ctypes import Structure, sizeof
-
-from pyvmm.kvm import structs as s
-
 API_VERSION = 12
 _KVMIO = 0xAE
+STRUCT_SIZES: dict[str, int] = {}  # as used below; a test compares them with structs.py
 
 
 def _io(number: int) -> int:
     return _KVMIO << 8 | number
 
 
-def _encode(direction: int, number: int, struct: type[Structure] | int) -> int:
-    size = struct if isinstance(struct, int) else sizeof(struct)
+def _encode(direction: int, number: int, struct: dict[str, int]) -> int:
+    STRUCT_SIZES.update(struct)
+    (size,) = struct.values()
     return direction << 30 | size << 16 | _KVMIO << 8 | number
 
 
-def _iow(number: int, struct: type[Structure] | int) -> int:
+def _iow(number: int, **struct: int) -> int:
     return _encode(1, number, struct)
 
 
-def _ior(number: int, struct: type[Structure] | int) -> int:
+def _ior(number: int, **struct: int) -> int:
     return _encode(2, number, struct)
 
 
-def _iowr(number: int, struct: type[Structure] | int) -> int:
+def _iowr(number: int, **struct: int) -> int:
     return _encode(3, number, struct)
 
 
 # --- /dev/kvm --------------------------------------------------------------------------------------------------------
 KVM_GET_API_VERSION = _io(0x00)
 KVM_CREATE_VM = _io(0x01)
-KVM_GET_MSR_INDEX_LIST = _iowr(0x02, s.kvm_msr_list)
+KVM_GET_MSR_INDEX_LIST = _iowr(0x02, kvm_msr_list=4)
 KVM_CHECK_EXTENSION = _io(0x03)
 KVM_GET_VCPU_MMAP_SIZE = _io(0x04)
-KVM_GET_SUPPORTED_CPUID = _iowr(0x05, s.kvm_cpuid2)
-KVM_GET_EMULATED_CPUID = _iowr(0x09, s.kvm_cpuid2)
-KVM_GET_MSR_FEATURE_INDEX_LIST = _iowr(0x0A, s.kvm_msr_list)
+KVM_GET_SUPPORTED_CPUID = _iowr(0x05, kvm_cpuid2=8)
+KVM_GET_EMULATED_CPUID = _iowr(0x09, kvm_cpuid2=8)
+KVM_GET_MSR_FEATURE_INDEX_LIST = _iowr(0x0A, kvm_msr_list=4)
 
 # --- VM --------------------------------------------------------------------------------------------------------------
 KVM_CREATE_VCPU = _io(0x41)
-KVM_GET_DIRTY_LOG = _iow(0x42, s.kvm_dirty_log)
-KVM_SET_USER_MEMORY_REGION = _iow(0x46, s.kvm_userspace_memory_region)
+KVM_GET_DIRTY_LOG = _iow(0x42, kvm_dirty_log=16)
+KVM_SET_USER_MEMORY_REGION = _iow(0x46, kvm_userspace_memory_region=32)
 KVM_SET_TSS_ADDR = _io(0x47)
-KVM_SET_IDENTITY_MAP_ADDR = _iow(0x48, 8)
+KVM_SET_IDENTITY_MAP_ADDR = _iow(0x48, u64=8)
 KVM_CREATE_IRQCHIP = _io(0x60)
-KVM_IRQ_LINE = _iow(0x61, s.kvm_irq_level)
-KVM_GET_IRQCHIP = _iowr(0x62, s.kvm_irqchip)
-KVM_SET_IRQCHIP = _ior(0x63, s.kvm_irqchip)  # encoded as a read in the header
-KVM_IRQ_LINE_STATUS = _iowr(0x67, s.kvm_irq_level)
-KVM_REGISTER_COALESCED_MMIO = _iow(0x67, s.kvm_coalesced_mmio_zone)
-KVM_UNREGISTER_COALESCED_MMIO = _iow(0x68, s.kvm_coalesced_mmio_zone)
-KVM_SET_GSI_ROUTING = _iow(0x6A, s.kvm_irq_routing)
+KVM_IRQ_LINE = _iow(0x61, kvm_irq_level=8)
+KVM_GET_IRQCHIP = _iowr(0x62, kvm_irqchip=520)
+KVM_SET_IRQCHIP = _ior(0x63, kvm_irqchip=520)  # encoded as a read in the header
+KVM_IRQ_LINE_STATUS = _iowr(0x67, kvm_irq_level=8)
+KVM_REGISTER_COALESCED_MMIO = _iow(0x67, kvm_coalesced_mmio_zone=16)
+KVM_UNREGISTER_COALESCED_MMIO = _iow(0x68, kvm_coalesced_mmio_zone=16)
+KVM_SET_GSI_ROUTING = _iow(0x6A, kvm_irq_routing=8)
 KVM_REINJECT_CONTROL = _io(0x71)
-KVM_IRQFD = _iow(0x76, s.kvm_irqfd)
-KVM_CREATE_PIT2 = _iow(0x77, s.kvm_pit_config)
+KVM_IRQFD = _iow(0x76, kvm_irqfd=32)
+KVM_CREATE_PIT2 = _iow(0x77, kvm_pit_config=64)
 KVM_SET_BOOT_CPU_ID = _io(0x78)
-KVM_IOEVENTFD = _iow(0x79, s.kvm_ioeventfd)
-KVM_SET_CLOCK = _iow(0x7B, s.kvm_clock_data)
-KVM_GET_CLOCK = _ior(0x7C, s.kvm_clock_data)
-KVM_GET_PIT2 = _ior(0x9F, s.kvm_pit_state2)
-KVM_SET_PIT2 = _iow(0xA0, s.kvm_pit_state2)
-KVM_ENABLE_CAP = _iow(0xA3, s.kvm_enable_cap)
-KVM_SIGNAL_MSI = _iow(0xA5, s.kvm_msi)
-KVM_CLEAR_DIRTY_LOG = _iowr(0xC0, s.kvm_clear_dirty_log)
+KVM_IOEVENTFD = _iow(0x79, kvm_ioeventfd=64)
+KVM_SET_CLOCK = _iow(0x7B, kvm_clock_data=48)
+KVM_GET_CLOCK = _ior(0x7C, kvm_clock_data=48)
+KVM_GET_PIT2 = _ior(0x9F, kvm_pit_state2=112)
+KVM_SET_PIT2 = _iow(0xA0, kvm_pit_state2=112)
+KVM_ENABLE_CAP = _iow(0xA3, kvm_enable_cap=104)
+KVM_SIGNAL_MSI = _iow(0xA5, kvm_msi=32)
+KVM_CLEAR_DIRTY_LOG = _iowr(0xC0, kvm_clear_dirty_log=24)
 
 # --- vCPU ------------------------------------------------------------------------------------------------------------
 KVM_RUN = _io(0x80)
-KVM_GET_REGS = _ior(0x81, s.kvm_regs)
-KVM_SET_REGS = _iow(0x82, s.kvm_regs)
-KVM_GET_SREGS = _ior(0x83, s.kvm_sregs)
-KVM_SET_SREGS = _iow(0x84, s.kvm_sregs)
-KVM_TRANSLATE = _iowr(0x85, s.kvm_translation)
-KVM_INTERRUPT = _iow(0x86, s.kvm_interrupt)
-KVM_GET_MSRS = _iowr(0x88, s.kvm_msrs)
-KVM_SET_MSRS = _iow(0x89, s.kvm_msrs)
-KVM_SET_SIGNAL_MASK = _iow(0x8B, s.kvm_signal_mask)
-KVM_GET_FPU = _ior(0x8C, s.kvm_fpu)
-KVM_SET_FPU = _iow(0x8D, s.kvm_fpu)
-KVM_GET_LAPIC = _ior(0x8E, s.kvm_lapic_state)
-KVM_SET_LAPIC = _iow(0x8F, s.kvm_lapic_state)
-KVM_SET_CPUID2 = _iow(0x90, s.kvm_cpuid2)
-KVM_GET_CPUID2 = _iowr(0x91, s.kvm_cpuid2)
-KVM_GET_MP_STATE = _ior(0x98, s.kvm_mp_state)
-KVM_SET_MP_STATE = _iow(0x99, s.kvm_mp_state)
+KVM_GET_REGS = _ior(0x81, kvm_regs=144)
+KVM_SET_REGS = _iow(0x82, kvm_regs=144)
+KVM_GET_SREGS = _ior(0x83, kvm_sregs=312)
+KVM_SET_SREGS = _iow(0x84, kvm_sregs=312)
+KVM_TRANSLATE = _iowr(0x85, kvm_translation=24)
+KVM_INTERRUPT = _iow(0x86, kvm_interrupt=4)
+KVM_GET_MSRS = _iowr(0x88, kvm_msrs=8)
+KVM_SET_MSRS = _iow(0x89, kvm_msrs=8)
+KVM_SET_SIGNAL_MASK = _iow(0x8B, kvm_signal_mask=4)
+KVM_GET_FPU = _ior(0x8C, kvm_fpu=416)
+KVM_SET_FPU = _iow(0x8D, kvm_fpu=416)
+KVM_GET_LAPIC = _ior(0x8E, kvm_lapic_state=1024)
+KVM_SET_LAPIC = _iow(0x8F, kvm_lapic_state=1024)
+KVM_SET_CPUID2 = _iow(0x90, kvm_cpuid2=8)
+KVM_GET_CPUID2 = _iowr(0x91, kvm_cpuid2=8)
+KVM_GET_MP_STATE = _ior(0x98, kvm_mp_state=4)
+KVM_SET_MP_STATE = _iow(0x99, kvm_mp_state=4)
 KVM_NMI = _io(0x9A)
-KVM_SET_GUEST_DEBUG = _iow(0x9B, s.kvm_guest_debug)
-KVM_GET_VCPU_EVENTS = _ior(0x9F, s.kvm_vcpu_events)
-KVM_SET_VCPU_EVENTS = _iow(0xA0, s.kvm_vcpu_events)
-KVM_GET_DEBUGREGS = _ior(0xA1, s.kvm_debugregs)
-KVM_SET_DEBUGREGS = _iow(0xA2, s.kvm_debugregs)
+KVM_SET_GUEST_DEBUG = _iow(0x9B, kvm_guest_debug=72)
+KVM_GET_VCPU_EVENTS = _ior(0x9F, kvm_vcpu_events=64)
+KVM_SET_VCPU_EVENTS = _iow(0xA0, kvm_vcpu_events=64)
+KVM_GET_DEBUGREGS = _ior(0xA1, kvm_debugregs=128)
+KVM_SET_DEBUGREGS = _iow(0xA2, kvm_debugregs=128)
 KVM_SET_TSC_KHZ = _io(0xA2)
 KVM_GET_TSC_KHZ = _io(0xA3)
-KVM_GET_XSAVE = _ior(0xA4, s.kvm_xsave)
-KVM_SET_XSAVE = _iow(0xA5, s.kvm_xsave)
-KVM_GET_XCRS = _ior(0xA6, s.kvm_xcrs)
-KVM_SET_XCRS = _iow(0xA7, s.kvm_xcrs)
+KVM_GET_XSAVE = _ior(0xA4, kvm_xsave=4096)
+KVM_SET_XSAVE = _iow(0xA5, kvm_xsave=4096)
+KVM_GET_XCRS = _ior(0xA6, kvm_xcrs=392)
+KVM_SET_XCRS = _iow(0xA7, kvm_xcrs=392)
 KVM_KVMCLOCK_CTRL = _io(0xAD)
-KVM_GET_SREGS2 = _ior(0xCC, s.kvm_sregs2)
-KVM_SET_SREGS2 = _iow(0xCD, s.kvm_sregs2)
+KVM_GET_SREGS2 = _ior(0xCC, kvm_sregs2=320)
+KVM_SET_SREGS2 = _iow(0xCD, kvm_sregs2=320)
 KVM_GET_STATS_FD = _io(0xCE)  # VM and vCPU
-KVM_GET_XSAVE2 = _ior(0xCF, s.kvm_xsave)
+KVM_GET_XSAVE2 = _ior(0xCF, kvm_xsave=4096)
 
 # --- capabilities (KVM_CHECK_EXTENSION) --------------------------------------------------------------------------------
 KVM_CAP_IRQCHIP = 0

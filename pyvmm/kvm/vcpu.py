@@ -6,15 +6,15 @@ vCPU descriptor blocks until KVM_RUN has returned.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import sys
 from errno import EAGAIN, EINTR
-from struct import pack
+from struct import iter_unpack, pack
 
 from pyvmm.kvm import structs, uapi
-from pyvmm.kvm.ioctl import call, call_value, failure, libc
+from pyvmm.kvm.ioctl import call, call_value, failure
+from pyvmm.kvm.native import c_int, function, get_errno, u64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pyvmm.kvm.vm import Vm
 
+_MSR_ENTRY = "<I4xQ"  # struct kvm_msr_entry: index, data
 _MAX_MSRS = 255  # per ioctl: MAX_IO_MSRS of the kernel, exclusive
 
 
@@ -36,6 +37,8 @@ def _choose_run() -> Callable[[int, int], int]:
         from fcntl import ioctl
 
         return ioctl
+    import ctypes
+
     return ctypes.CDLL(None, use_errno=True).ioctl  # a function object of its own, without argtypes: faster
 
 
@@ -80,8 +83,7 @@ class Vcpu:
 
         A signal that is blocked outside and open inside ends KVM_RUN with EINTR and needs no handler.
         """
-        request = (ctypes.c_uint32 * 3)(8, mask & 0xFFFF_FFFF, mask >> 32)
-        call(self.fd, uapi.KVM_SET_SIGNAL_MASK, request)
+        call(self.fd, uapi.KVM_SET_SIGNAL_MASK, pack("<IQ", 8, mask))  # kvm_signal_mask: no padding before the set
 
     def settle(self) -> bool:
         """Completes a pending I/O, MMIO or hypercall without running the guest, so that registers are final.
@@ -98,7 +100,7 @@ class Vcpu:
         """
         self.page[structs.RUN_IMMEDIATE_EXIT] = 1
         try:
-            errno = ctypes.get_errno() if run_ioctl(self.fd, uapi.KVM_RUN) else 0
+            errno = get_errno() if run_ioctl(self.fd, uapi.KVM_RUN) else 0
         except OSError as error:
             errno = error.errno or 0
         finally:
@@ -195,11 +197,9 @@ class Vcpu:
         todo = list(indices)
         while todo:
             some = todo[:_MAX_MSRS]
-            table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(some))(nmsrs=len(some))
-            for entry, index in zip(table.entries, some, strict=True):
-                entry.index = index
+            table = _msrs([(index, 0) for index in some])
             done = call(self.fd, uapi.KVM_GET_MSRS, table)
-            found.update((entry.index, entry.data) for entry in table.entries[:done])
+            found.update(iter_unpack(_MSR_ENTRY, memoryview(table)[8 : 8 + 16 * done]))
             todo = todo[done + (done < len(some)) :]
         return found
 
@@ -209,10 +209,7 @@ class Vcpu:
         todo = list(values.items())
         while todo:
             some = todo[:_MAX_MSRS]
-            table: Any = structs.with_array(structs.kvm_msrs, structs.kvm_msr_entry, len(some))(nmsrs=len(some))
-            for entry, (index, data) in zip(table.entries, some, strict=True):
-                entry.index, entry.data = index, data
-            done = call(self.fd, uapi.KVM_SET_MSRS, table)
+            done = call(self.fd, uapi.KVM_SET_MSRS, _msrs(some))
             if done < len(some):
                 refused.append(some[done][0])
                 done += 1
@@ -259,6 +256,14 @@ class Vcpu:
         return call(self.fd, uapi.KVM_GET_STATS_FD)
 
 
+def _msrs(entries: list[tuple[int, int]]) -> bytearray:
+    """struct kvm_msrs with its entries behind it."""
+    return bytearray(pack("<I4x", len(entries)) + b"".join([pack(_MSR_ENTRY, *entry) for entry in entries]))
+
+
+_pthread_kill = function("pthread_kill", u64, c_int)
+
+
 def kick(thread_id: int, signal_number: int) -> None:
     """Ends KVM_RUN in another thread with EINTR. ``thread_id`` is a pthread id (threading.get_ident)."""
-    libc.pthread_kill(ctypes.c_ulong(thread_id), signal_number)
+    _pthread_kill(thread_id, signal_number)

@@ -6,6 +6,7 @@ Order that the kernel (or Intel's hardware) insists on: identity map before the 
 from __future__ import annotations
 
 import os
+from struct import pack
 
 from pyvmm.kvm import structs, uapi
 from pyvmm.kvm.ioctl import call, call_value
@@ -31,7 +32,6 @@ class Vm:
     def __init__(self, kvm: Kvm, fd: int) -> None:
         self.kvm = kvm
         self.fd = fd
-        self._irq_level = structs.kvm_irq_level()  # reused: a line changes often, under the machine lock
 
     def close(self) -> None:
         """Closes the descriptor; the VM dies with its last vCPU descriptor."""
@@ -52,10 +52,7 @@ class Vm:
     # --- memory ------------------------------------------------------------------------------------------------------
     def set_memory_region(self, slot: int, gpa: int, size: int, host_address: int, flags: int = 0) -> None:
         """KVM_SET_USER_MEMORY_REGION: maps ``size`` bytes (0 deletes the slot) of this process at ``gpa``."""
-        region = structs.kvm_userspace_memory_region(
-            slot=slot, flags=flags, guest_phys_addr=gpa, memory_size=size, userspace_addr=host_address
-        )
-        call(self.fd, uapi.KVM_SET_USER_MEMORY_REGION, region)
+        call(self.fd, uapi.KVM_SET_USER_MEMORY_REGION, pack("<IIQQQ", slot, flags, gpa, size, host_address))
 
     def dirty_log(self, slot: int, pages: int) -> bytearray:
         """KVM_GET_DIRTY_LOG: one bit per page of the slot, rounded up to 64 pages; reading clears it."""
@@ -70,7 +67,7 @@ class Vm:
 
     def set_identity_map_addr(self, gpa: int) -> None:
         """KVM_SET_IDENTITY_MAP_ADDR: one page outside RAM, same purpose. Before the first vCPU."""
-        call(self.fd, uapi.KVM_SET_IDENTITY_MAP_ADDR, structs.u64(gpa))
+        call(self.fd, uapi.KVM_SET_IDENTITY_MAP_ADDR, pack("<Q", gpa))
 
     # --- interrupts --------------------------------------------------------------------------------------------------
     def create_irqchip(self) -> None:
@@ -79,7 +76,7 @@ class Vm:
 
     def create_pit(self, flags: int = uapi.KVM_PIT_SPEAKER_DUMMY) -> None:
         """KVM_CREATE_PIT2: ports 0x40-0x43, and 0x61 with the speaker dummy."""
-        call(self.fd, uapi.KVM_CREATE_PIT2, structs.kvm_pit_config(flags=flags))
+        call(self.fd, uapi.KVM_CREATE_PIT2, pack("<I60x", flags))
 
     def set_pit_reinject(self, reinject: bool) -> None:
         """KVM_REINJECT_CONTROL: whether lost PIT ticks are delivered later (lost_tick_policy=delay) or dropped (discard)."""
@@ -87,9 +84,7 @@ class Vm:
 
     def irq_line(self, gsi: int, level: int) -> None:
         """KVM_IRQ_LINE: drives a GSI; an edge is 1 then 0."""
-        line = self._irq_level
-        line.irq, line.level = gsi, level
-        call(self.fd, uapi.KVM_IRQ_LINE, line)
+        call(self.fd, uapi.KVM_IRQ_LINE, pack("<II", gsi, level))
 
     def set_gsi_routing(self, irqchip: list[tuple[int, int, int]], msi: list[tuple[int, int, int]]) -> None:
         """KVM_SET_GSI_ROUTING: replaces the whole table.
@@ -98,15 +93,11 @@ class Vm:
             irqchip: [(gsi, chip, pin)].
             msi: [(gsi, address, data)], address 64-bit.
         """
-        count = len(irqchip) + len(msi)
-        table: Any = structs.with_array(structs.kvm_irq_routing, structs.kvm_irq_routing_entry, count)(nr=count)
-        for entry, (gsi, chip, pin) in zip(table.entries, irqchip, strict=False):
-            entry.gsi, entry.type = gsi, uapi.KVM_IRQ_ROUTING_IRQCHIP
-            entry.u.irqchip.irqchip, entry.u.irqchip.pin = chip, pin
-        for entry, (gsi, address, data) in zip(table.entries[len(irqchip) :], msi, strict=True):
-            entry.gsi, entry.type = gsi, uapi.KVM_IRQ_ROUTING_MSI
-            entry.u.msi.address_lo, entry.u.msi.address_hi, entry.u.msi.data = address & 0xFFFF_FFFF, address >> 32, data
-        call(self.fd, uapi.KVM_SET_GSI_ROUTING, table)
+        table = [pack("<I4x", len(irqchip) + len(msi))]
+        # struct kvm_irq_routing_entry: gsi, type, flags, padding, then a union of 32 bytes
+        table += [pack("<II8xII24x", gsi, uapi.KVM_IRQ_ROUTING_IRQCHIP, chip, pin) for gsi, chip, pin in irqchip]
+        table += [pack("<II8xQI20x", gsi, uapi.KVM_IRQ_ROUTING_MSI, address, data) for gsi, address, data in msi]
+        call(self.fd, uapi.KVM_SET_GSI_ROUTING, bytearray(b"".join(table)))
 
     def signal_msi(self, address: int, data: int) -> int:
         """KVM_SIGNAL_MSI: above 0 when delivered, 0 when the guest blocks it."""
@@ -120,15 +111,13 @@ class Vm:
 
     def get_irqchip(self, chip: int) -> bytes:
         """KVM_GET_IRQCHIP: 512 bytes of state of a PIC or the I/O APIC."""
-        state = structs.kvm_irqchip(chip_id=chip)
+        state = bytearray(pack("<I4x512x", chip))  # struct kvm_irqchip
         call(self.fd, uapi.KVM_GET_IRQCHIP, state)
-        return bytes(state.chip)
+        return bytes(state[8:])
 
     def set_irqchip(self, chip: int, data: bytes) -> None:
         """KVM_SET_IRQCHIP with what ``get_irqchip`` gave."""
-        state = structs.kvm_irqchip(chip_id=chip)
-        state.chip[:] = data
-        call(self.fd, uapi.KVM_SET_IRQCHIP, state)
+        call(self.fd, uapi.KVM_SET_IRQCHIP, pack("<I4x512s", chip, data))
 
     def get_pit(self) -> Any:
         """KVM_GET_PIT2 as a kvm_pit_state2."""

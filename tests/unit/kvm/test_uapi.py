@@ -18,8 +18,8 @@ MAY_BE_MISSING = {"KVM_EXIT_MEMORY_FAULT"}
 NUMBERS = {name: value for name, value in vars(uapi).items() if name.startswith("KVM_") and isinstance(value, int)}
 STRUCTS = {
     name: kind
-    for name, kind in vars(structs).items()
-    if name.startswith("kvm_") and isinstance(kind, type) and issubclass(kind, ctypes.Structure)
+    for name, kind in ((name, getattr(structs, name)) for name in structs.NAMES)
+    if name.startswith("kvm_")
 }
 # Where the run loop and the decoder look into struct kvm_run -> the header's name of the place
 RUN_PAGE = {
@@ -128,6 +128,10 @@ def test_every_number_is_the_headers(header: dict[str, dict[str, list[int]]]) ->
 
 def test_every_struct_has_the_headers_size(header: dict[str, dict[str, list[int]]]) -> None:
     assert {name: ctypes.sizeof(kind) for name, kind in STRUCTS.items()} == {name: sizes[0] for name, sizes in header["s"].items()}
+
+
+def test_ioctl_numbers_hold_the_sizes_of_the_structs() -> None:
+    assert {name: ctypes.sizeof(getattr(structs, name)) for name in uapi.STRUCT_SIZES if name != "u64"} | {"u64": 8} == uapi.STRUCT_SIZES
 
 
 def test_every_field_is_where_the_header_has_it(header: dict[str, dict[str, list[int]]]) -> None:
