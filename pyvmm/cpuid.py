@@ -15,7 +15,7 @@ from pyvmm import cpu_models as models
 from pyvmm.cpu_models import EAX, EBX, ECX, EDX
 from pyvmm.errors import ConfigError
 from pyvmm.kvm import uapi
-from pyvmm.kvm.kind import emulates_ring0
+from pyvmm.kvm.kind import cpu_brand, emulates_ring0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,11 +61,18 @@ class Cpuid:
         self._table: Table = {key: row.copy() for key, row in supported.items()}
         if model:
             self._choose_model(model)
+        else:
+            self._brand(cpu_brand())  # KVM leaves the name out
         safe = options.pop("safe", "on") not in _OFF
+        self._why_hidden = ""
         if safe and (emulates_ring0() if emulated is None else emulated):
-            self._hide()
+            self._why_hidden = "the interpreter cannot run them in ring 0"
+            self._hide(models.INTERPRETER_MASKS)
+        elif safe and cpu_brand().startswith(models.TCG_BRAND):
+            self._why_hidden = "QEMU's emulator, under this KVM, does not intercept XSETBV"
+            self._hide(models.TCG_MASKS)
         asked = self._switch(switches, options) if switches or options else ()
-        if switches or model:
+        if switches or model or self._why_hidden:
             self._drop_dependents(asked)
         self._states()
         self._topology()
@@ -88,16 +95,19 @@ class Cpuid:
         return all(self._bit(self._table, bit) for bit in models.features()[models.normal(name)])
 
     def hidden(self) -> list[str]:
-        """Features that KVM offers and its ring-0 interpreter lacks, and that the guest therefore does not see."""
-        lacking = models.INTERPRETER_MASKS
+        """Features that KVM offers and cannot run, and that the guest therefore does not see; none under another model."""
+        if not self._why_hidden:
+            return []
         return [
             models.shown(name)
             for name, bits in models.features().items()
-            if any(
-                lacking.get(bit[:3], 0) >> bit[3] & 1 and self._bit(self._supported, bit) and not self._bit(self._table, bit)
-                for bit in bits
-            )
+            if any(self._bit(self._supported, bit) and not self._bit(self._table, bit) for bit in bits)
         ]
+
+    @property
+    def why_hidden(self) -> str:
+        """Why there are ``hidden`` features, in words."""
+        return self._why_hidden
 
     # --- features ----------------------------------------------------------------------------------------------------
     def _prepare(self, table: Table, deadline: bool, lapic: bool) -> None:
@@ -152,8 +162,8 @@ class Cpuid:
         self._identity(family, number, stepping)
         self._brand(brand)
 
-    def _hide(self) -> None:
-        for (function, index, register), mask in models.INTERPRETER_MASKS.items():
+    def _hide(self, masks: dict[tuple[int, int, int], int]) -> None:
+        for (function, index, register), mask in masks.items():
             row = self._table.get((function, index))
             if row is not None:
                 row[register] &= ~mask

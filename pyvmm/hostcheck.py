@@ -191,12 +191,13 @@ def _limits(kvm: Kvm) -> Iterator[Finding]:
 def _cpu(kvm: Kvm) -> Iterator[Finding]:
     from pyvmm.cpuid import Cpuid
 
-    hidden = Cpuid(kvm, "host", 1).hidden()
+    model = Cpuid(kvm, "host", 1)
+    hidden = model.hidden()
     if hidden:
         yield Finding(
             level=WARN,
             topic="cpu",
-            text=f"hidden from guests, because the interpreter cannot run them in ring 0: {' '.join(hidden)}",
+            text=f"hidden from guests, because {model.why_hidden}: {' '.join(hidden)}",
             advice="show one with -cpu host,+name, all with -cpu host,safe=off",
         )
     else:

@@ -31,7 +31,7 @@ CONFORMS, LEVEL_HIGH = 0, 0b11_01  # MPS INTI flags, table 5-50
 ALL_PROCESSORS = 0xFF
 
 # FADT (5.2.9): boot architecture flags and feature flags
-LEGACY_DEVICES, HAS_8042, NO_VGA = 1 << 0, 1 << 1, 1 << 2
+LEGACY_DEVICES, NO_VGA = 1 << 0, 1 << 2
 WBINVD, PROC_C1, SLP_BUTTON, FIX_RTC, RESET_REG_SUP = 1 << 0, 1 << 2, 1 << 5, 1 << 6, 1 << 10
 SYSTEM_IO = 1  # generic address space id
 NOT_SUPPORTED_C2, NOT_SUPPORTED_C3 = 101, 1001  # latencies that say "no such state"
@@ -98,7 +98,9 @@ def fadt(facs_at: int, dsdt_at: int) -> bytes:
     body += pack("<8I", event, 0, control, 0, 0, timer, 0, 0)  # PM1a/b event, PM1a/b control, PM2, timer, GPE0, GPE1
     body += pack("<8B", 4, 2, 0, 4, 0, 0, 0, 0)  # their lengths, GPE1 base, C-state control
     body += pack("<HHHHBBBBB", NOT_SUPPORTED_C2, NOT_SUPPORTED_C3, 0, 0, 0, 0, 0, 0, 0x32)  # ..., day, month, century in CMOS
-    body += pack("<HB", LEGACY_DEVICES | HAS_8042 | NO_VGA, 0)
+    # bit 1 (8042) clear: there is one, for resets and A20, but nothing is plugged in, and a guest that believes this saves
+    # hundreds of exits on probing it (Linux: 0.1 s on a nested KVM, and a warning that the mouse port is off)
+    body += pack("<HB", LEGACY_DEVICES | NO_VGA, 0)
     # PWR_BUTTON clear: the power button is fixed hardware; TMR_VAL_EXT clear: the timer has 24 bits
     body += pack("<I", WBINVD | PROC_C1 | SLP_BUTTON | FIX_RTC | RESET_REG_SUP)
     body += address(layout.PORT_RESET_CONTROL, 8, 1) + pack("<BHB", RESET_VALUE, 0, 0)

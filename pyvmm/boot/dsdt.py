@@ -18,13 +18,12 @@ def dsdt(config: Config) -> bytes:
 
 
 def isa_devices(config: Config) -> list[bytes]:
-    """PIC, PIT, RTC, keyboard controller, and the serial ports that are configured."""
+    """PIC, PIT, RTC, and the serial ports that are configured. No keyboard: see the FADT's boot flags."""
     devices = [
         _isa("PIC", "PNP0000", io(0x20, 2), io(0xA0, 2), io(0x4D0, 2), irq(2)),
         _isa("TIMR", "PNP0100", io(0x40, 4), irq(layout.IRQ_PIT)),
         _isa("SPKR", "PNP0800", io(layout.PORT_SYSTEM_B, 1)),
         _isa("RTC", "PNP0B00", io(layout.PORT_CMOS, 2), irq(layout.IRQ_RTC)),
-        _isa("KBD", "PNP0303", io(layout.PORT_I8042_DATA, 1), io(layout.PORT_I8042_COMMAND, 1), irq(layout.IRQ_KEYBOARD)),
     ]
     for index, (port, line) in enumerate(zip(layout.SERIAL_PORTS, layout.SERIAL_IRQS, strict=True)):
         if index < len(config.serials) and config.serials[index].kind != "none":

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 
 from pyvmm import layout
-from pyvmm.devices.device import Register
+from pyvmm.devices.device import Field, Register
 
 # (heading, where, table) in the order of the page
 DEVICES = (
-    ("16550A serial port", f"COM1-COM4 at {', '.join(f'{port:#x}' for port in layout.SERIAL_PORTS)}, IRQ 4, 3, 4, 3", "serial_regs:REGISTERS"),
+    ("16550A serial port", f"COM1-COM4 at {', '.join(map(hex, layout.SERIAL_PORTS))}, IRQ 4, 3, 4, 3", "serial_regs:REGISTERS"),
     ("CMOS and real-time clock", f"ports {layout.PORT_CMOS:#x}-{layout.PORT_CMOS + 1:#x}, IRQ {layout.IRQ_RTC}", "rtc_regs:REGISTERS"),
     ("Keyboard controller", f"ports {layout.PORT_I8042_DATA:#x} and {layout.PORT_I8042_COMMAND:#x}, IRQ 1", "i8042_regs:REGISTERS"),
     ("ACPI power management", f"ports from {layout.PORT_ACPI_PM:#x}, IRQ {layout.IRQ_SCI} (SCI)", "acpi_pm_regs:REGISTERS"),
@@ -19,21 +19,27 @@ DEVICES = (
 
 def page() -> str:
     """The whole page as Markdown."""
-    parts = ["# Devices", "", "Made by `python -m pyvmm.devices.document` from the tables in `pyvmm/devices/*_regs.py`; do not edit.", ""]
+    origin = "Made by `python -m pyvmm.devices.document` from the tables in `pyvmm/devices/*_regs.py`; do not edit."
+    parts = ["# Devices", "", origin, ""]
     for heading, where, table in DEVICES:
         module, _, name = table.partition(":")
-        parts += [f"## {heading}", "", f"{where[0].upper()}{where[1:]}.", "", *_rows(getattr(import_module(f"pyvmm.devices.{module}"), name)), ""]
+        registers = getattr(import_module(f"pyvmm.devices.{module}"), name)
+        parts += [f"## {heading}", "", f"{where[0].upper()}{where[1:]}.", "", *_rows(registers), ""]
     return "\n".join(parts)
 
 
 def _rows(registers: tuple[Register, ...]) -> list[str]:
     lines = ["| offset | size | access | name | reset | bits | specified in |", "|---|---|---|---|---|---|---|"]
     for register in registers:
-        fields = ", ".join(f"{field.high}:{field.low} {field.name}" if field.high != field.low else f"{field.low} {field.name}" for field in register.fields)
+        fields = ", ".join(f"{_bits(field)} {field.name}" for field in register.fields)
         name = register.name + (f" ({register.when})" if register.when else "")
         cells = (f"{register.offset:#x}", register.size, register.access, name, f"{register.reset:#x}", fields, register.section)
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return lines
+
+
+def _bits(field: Field) -> str:
+    return f"{field.high}:{field.low}" if field.high != field.low else str(field.low)
 
 
 if __name__ == "__main__":

@@ -70,12 +70,21 @@ def _present() -> list[str]:
 
 def cpu_flags() -> list[str]:
     """The first processor's flags from /proc/cpuinfo; empty when it cannot be read."""
+    return _cpuinfo("flags").split()
+
+
+def cpu_brand() -> str:
+    """The processor's name from /proc/cpuinfo, "" when it cannot be read."""
+    return _cpuinfo("model name")
+
+
+def _cpuinfo(field: str) -> str:
     try:
         with open("/proc/cpuinfo", "rb", buffering=0) as cpuinfo:
             text = cpuinfo.read(4096).decode("ascii", "replace")  # the first processor's part; the kernel makes it as we read
     except OSError:
-        return []
+        return ""
     for line in text.splitlines():
-        if line.startswith("flags"):
-            return line.partition(":")[2].split()
-    return []
+        if line.startswith(field):
+            return line.partition(":")[2].strip()
+    return ""
