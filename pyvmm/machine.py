@@ -10,7 +10,6 @@ A device may ask to stop (``request_stop``) with ``lock`` held: that takes only 
 
 from __future__ import annotations
 
-import threading
 from time import monotonic_ns
 
 from pyvmm import events, layout
@@ -25,6 +24,7 @@ from pyvmm.kvm.system import Kvm
 from pyvmm.kvm.vcpu import kick
 from pyvmm.memory import GuestMemory
 from pyvmm.runloop import RunLoop, Stop
+from pyvmm.threads import Condition, Lock, Thread, get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ class Machine:
 
     def __init__(self, config: Config, consoles: list[Console], plan: BootPlan | None = None, debugcon: Console | None = None) -> None:
         self.config = config
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.reason: StopReason | None = None
-        self._state = threading.Condition(threading.RLock())  # a signal handler may stop the machine on top of its own thread
+        self._state = Condition()  # a signal handler may stop the machine on top of its own thread
         self._paused = False
         self._parked = 0
-        self._threads: list[threading.Thread | None] = []
+        self._threads: list[Thread] = []
         self._idents: list[int] = []  # pthread ids while a thread is inside its run loop, else 0
         if plan is None:
             from pyvmm.boot.detect import plan as make_plan
@@ -106,6 +106,9 @@ class Machine:
         vm = self.vm
         vm.set_identity_map_addr(layout.IDENTITY_MAP)  # Intel: before the first vCPU
         vm.set_tss_addr(layout.TSS)
+        # Slots first: once there is an irqchip, each waits for the kernel to quiesce (SRCU; median 4 ms until the guest starts)
+        for slot, region in enumerate(self.memory.regions):
+            vm.set_memory_region(slot, region.gpa, region.size, region.host_address)
         vm.create_irqchip()
         if options.get("pit", "on") != "off":
             vm.create_pit()
@@ -114,8 +117,6 @@ class Machine:
         slave = bytearray(vm.get_irqchip(uapi.KVM_IRQCHIP_PIC_SLAVE))
         slave[_PIC_STATE_ELCR] |= sum(1 << irq - 8 for irq in {layout.IRQ_SCI, *layout.PCI_ISA_IRQS})
         vm.set_irqchip(uapi.KVM_IRQCHIP_PIC_SLAVE, bytes(slave))
-        for slot, region in enumerate(self.memory.regions):
-            vm.set_memory_region(slot, region.gpa, region.size, region.host_address)
 
     def _load(self, plan: BootPlan) -> None:
         for gpa, data in plan.writes:
@@ -165,7 +166,7 @@ class Machine:
             deadline = self.loop.make_timer(lambda: self.request_stop(reason))
             deadline.arm(monotonic_ns() + int(timeout * 1e9))
         for index in range(len(self.vcpus)):
-            thread = threading.Thread(target=self._vcpu_thread, args=(index,), name=f"vcpu{index}", daemon=True)
+            thread = Thread(target=self._vcpu_thread, args=(index,))
             self._threads.append(thread)
             thread.start()
         try:
@@ -183,18 +184,17 @@ class Machine:
     def _join(self) -> None:
         end = monotonic_ns() + int(JOIN_SECONDS * 1e9)
         for thread in self._threads:
-            if thread is not None:
-                thread.join(max(end - monotonic_ns(), 0) / 1e9)
+            thread.join(max(end - monotonic_ns(), 0) / 1e9)
 
     @property
     def hung(self) -> bool:
         """Whether a vCPU thread did not end when told to (a console write that blocks for good): do not ``close`` then."""
-        return any(thread is not None and thread.is_alive() for thread in self._threads)
+        return any(thread.is_alive() for thread in self._threads)
 
     def _vcpu_thread(self, index: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # signals are the main thread's; KICK opens in KVM_RUN
         with self._state:
-            self._idents[index] = threading.get_ident()
+            self._idents[index] = get_ident()
         try:
             if not self._interrupted(index):  # -S, or stopped before it began
                 self.runloops[index].run()
