@@ -61,8 +61,6 @@ class Cpuid:
         self._table: Table = {key: row.copy() for key, row in supported.items()}
         if model:
             self._choose_model(model)
-        else:
-            self._brand(cpu_brand())  # KVM leaves the name out
         safe = options.pop("safe", "on") not in _OFF
         self._why_hidden = ""
         if safe and (emulates_ring0() if emulated is None else emulated):
@@ -118,6 +116,8 @@ class Cpuid:
             row[ECX] &= ~(1 << 21)
         if (7, 0) in table:
             table[7, 0][ECX] &= ~_OSPKE
+        if not any(table.get((0x8000_0002, 0), ())[:FLAGS]):
+            _name(table, cpu_brand())
         for function in (0xB, 0x1F, 0x8000_0026):  # the host's topology; written anew, or not there
             for key in [key for key in table if key[0] == function]:
                 del table[key]
@@ -160,7 +160,7 @@ class Cpuid:
         if (0x8000_0000, 0) in table:
             table[0x8000_0000, 0][EAX] = min(table[0x8000_0000, 0][EAX], models.EXTENDED_LEVEL)
         self._identity(family, number, stepping)
-        self._brand(brand)
+        _name(table, brand)
 
     def _hide(self, masks: dict[tuple[int, int, int], int]) -> None:
         for (function, index, register), mask in masks.items():
@@ -210,7 +210,7 @@ class Cpuid:
                 int(options.get("stepping", str(stepping)), 0),
             )
         if "model-id" in options:
-            self._brand(options["model-id"])
+            _name(table, options["model-id"])
         bits = int(options.get("phys-bits", "0"), 0)
         if bits and (0x8000_0008, 0) in table:
             table[0x8000_0008, 0][EAX] = table[0x8000_0008, 0][EAX] & ~0xFF | bits
@@ -238,11 +238,6 @@ class Cpuid:
         for key in ((1, 0), (0x8000_0001, 0)):
             if key in self._table:
                 self._table[key][EAX] = eax
-
-    def _brand(self, text: str) -> None:
-        words = unpack("<12I", text.encode()[:47].ljust(48, b"\0"))
-        for at in range(3):
-            self._table[0x8000_0002 + at, 0] = [*words[4 * at : 4 * at + 4], 0]
 
     def _states(self) -> None:
         """Leaf 0xD lists exactly the XSAVE components whose features the guest sees (SDM volume 1, 13.2)."""
@@ -308,6 +303,13 @@ class Cpuid:
             table[0x8000_001E, 0] = [0, 0, 0, 0, 0]
         else:
             table.pop((0x8000_001E, 0), None)
+
+
+def _name(table: Table, text: str) -> None:
+    """The processor's name, 48 bytes over three leaves (SDM volume 2A, CPUID, 80000002H)."""
+    words = unpack("<12I", text.encode()[:47].ljust(48, b"\0"))
+    for at in range(3):
+        table[0x8000_0002 + at, 0] = [*words[4 * at : 4 * at + 4], 0]
 
 
 def build(kvm: Kvm, model: str, smp: int, index: int, emulated: bool | None = None) -> list[Leaf]:
