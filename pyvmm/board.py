@@ -14,7 +14,7 @@ from pyvmm.devices.fw_cfg import FwCfg
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.serial import Serial
-from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
+from pyvmm.devices.system_ports import BochsShutdown, ConfigAddress, PostPort, ResetControl, SystemPortA
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -54,7 +54,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     port(layout.PORT_POST, 1, PostPort(), width=1)
     port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
     port(layout.PORT_ACPI_PM, PM_LENGTH, AcpiPm(lines.source(layout.IRQ_SCI), stop, monotonic_ns, loop.make_timer))
-    port(layout.PORT_RESET_CONTROL, 1, ResetControl(stop), width=1)
+    port(layout.PORT_CONFIG_ADDRESS, 4, ConfigAddress(ResetControl(stop)))
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
     port(layout.PORT_FW_CFG, FW_CFG_LENGTH, FwCfg(machine.memory, config.smp), width=8)
     if debugcon is not None:

@@ -81,6 +81,31 @@ class ResetControl:
         self.state.value = 0
 
 
+class ConfigAddress:
+    """Ports 0xCF8-0xCFB: only a doubleword is PCI's address register; a byte at 0xCF9 is the reset control's.
+
+    PCI Local Bus 3.0, 3.2.2.3.2. There is no PCI bus yet, so the register is not there: it reads all-ones. What this
+    keeps apart is a doubleword whose second byte would look like a reset.
+    """
+
+    registers = "pyvmm.devices.system_ports_regs:RESET_CONTROL"
+
+    def __init__(self, reset_control: ResetControl) -> None:
+        self.name = "config-address"
+        self.state = reset_control.state
+        self._reset_control = reset_control
+
+    def read(self, offset: int, size: int) -> int:
+        return self._reset_control.read(0, 1) if (offset, size) == (1, 1) else (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if (offset, size) == (1, 1):
+            self._reset_control.write(0, 1, value)
+
+    def reset(self) -> None:
+        self._reset_control.reset()
+
+
 class SystemPortB:
     """Port 0x61 for machines whose PIT does not bring it: gate of counter 2, speaker, refresh toggle, OUT2.
 

@@ -135,6 +135,19 @@ def test_unclaimed_ports_and_addresses_read_all_ones_and_are_listed(tmp_path: Pa
         assert machine.mmio.unclaimed == {(0xD000_0000, 4, False): 1}
 
 
+def test_a_pci_address_is_no_reset(tmp_path: Path) -> None:
+    # mov dx,0xcf8; mov eax,0x8000ff04; out dx,eax: its second byte has all the bits of a reset at 0xcf9
+    code = bytes.fromhex("66baf80c b804ff0080 ef ed a300002000") + vm.POWER_OFF + vm.HANG
+    with vm.flat(code, tmp_path) as (machine, _):
+        assert vm.run(machine).kind == events.POWEROFF
+        assert machine.memory.read(0x200000, 4) == b"\xff" * 4
+
+
+def test_a_byte_to_the_reset_control_resets(tmp_path: Path) -> None:
+    with vm.flat(bytes.fromhex("66baf90c b006 ee") + vm.HANG, tmp_path) as (machine, _):
+        assert vm.run(machine).kind == events.RESET
+
+
 def test_a_store_over_the_end_of_ram(tmp_path: Path) -> None:
     # mov dword [16M-2], 0x44332211: two bytes to RAM, two to nobody; the guest goes on
     code = bytes.fromhex("c705feffff00 11223344") + vm.POWER_OFF + vm.HANG

@@ -17,7 +17,7 @@ def main() -> int:
     from tests.support import linux
 
     for flavour in ("cloud", "generic"):  # download and unpack out here: the L1 host has no network
-        linux.image(flavour, "vmlinux")  # type: ignore[arg-type]
+        linux.image(flavour, "vmlinux")
     linux.initrd()
     tests = sys.argv[1:] or ["tests/kvm", "tests/boot"]
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--require-kvm", "--durations=15", *tests]
