@@ -2,8 +2,8 @@
 
 A state that breaks a rule of the Intel SDM Vol. 3C, 26.3.1 "Checks on the Guest State Area", ends KVM_RUN with
 KVM_EXIT_FAIL_ENTRY 0x80000021 (on VMX; SVM lets most of them through), and the hardware does not say which rule it was.
-``violations`` does. Rules that cannot be broken through struct kvm_sregs and kvm_regs are left out (VMCS fields KVM fills
-itself, PDPTEs, non-register state); "unrestricted guest" is taken as given, as on every CPU since Westmere.
+``violations`` does. Rules that cannot be broken through a CPU state are left out (VMCS fields KVM fills itself, PDPTEs,
+non-register state); "unrestricted guest" is taken as given, as on every CPU since Westmere.
 
 What KVM repairs before the CPU sees it is no violation: accessed bits of segments (vmx_set_segment), RFLAGS bit 1, a
 segment that is not present (it becomes unusable).
@@ -92,7 +92,8 @@ def _control(sregs: Any, physical_bits: int) -> Iterator[Violation]:
         if cr4 & PCIDE:
             yield broken("cr4.pcide", "cr4", "PCIDE is set outside long mode", CONTROL)
     if cr3 >> physical_bits:
-        yield broken("cr3.reserved", "cr3", f"cr3 {cr3:#x} is beyond {physical_bits} physical address bits", CONTROL)
+        section = SET_SREGS if long_mode else CONTROL  # KVM looks at it in long mode only
+        yield broken("cr3.reserved", "cr3", f"cr3 {cr3:#x} is beyond {physical_bits} physical address bits", section)
     if efer & ~EFER_KNOWN:
         what = "SVME, which only AMD has" if efer & ~EFER_KNOWN == 1 << 12 else f"reserved bits {efer & ~EFER_KNOWN:#x}"
         yield broken("efer.reserved", "efer", f"efer {efer:#x} has {what}", CONTROL)
@@ -149,8 +150,8 @@ def _code(sregs: Any, long_mode: bool, broken: Any) -> Iterator[Violation]:
         yield broken("cs", "type", "cs.type", f"type {cs.type} is no code segment (9, 11, 13, 15; 3 in real mode)")
     if not cs.s:
         yield broken("cs", "s", "cs.s", "a system descriptor (S=0) where code is needed")
-    if not _usable(cs):
-        yield broken("cs", "present", "cs.present", "must be present and usable")
+    if not cs.present:  # "unusable" is not looked at: CS is always in use
+        yield broken("cs", "present", "cs.present", "must be present")
     if kind == 3 and cs.dpl:
         yield broken("cs", "dpl", "cs.dpl", f"DPL {cs.dpl} must be 0 for a data-type code segment (real mode)")
     if kind in (9, 11) and cs.dpl != ss.dpl:
@@ -228,8 +229,9 @@ def _flags(sregs: Any, regs: Any) -> Iterator[Violation]:
     if not (_long(sregs) and sregs.cs.l):
         if regs.rip >> 32:
             yield broken("rip.high", "rip", f"rip {regs.rip:#x} does not fit 32 bits outside 64-bit code")
-    elif not _canonical(sregs, regs.rip):
-        yield broken("rip.canonical", "rip", f"rip {regs.rip:#x} is not canonical")
+    elif regs.rip >> (bits := _linear_bits(sregs)) not in (0, (1 << 64 - bits) - 1):
+        # One bit less than canonical: a RIP just behind the lower half is entered, and its fetch raises #GP.
+        yield broken("rip.canonical", "rip", f"rip {regs.rip:#x} is not canonical (bits 63..{bits} differ)")
     if regs.rflags & RFLAGS_RESERVED:
         yield broken("rflags.reserved", "rflags", f"rflags {regs.rflags:#x} has reserved bits {regs.rflags & RFLAGS_RESERVED:#x} set")
     if regs.rflags & VM and (_long(sregs) or not sregs.cr0 & PE):
@@ -244,7 +246,11 @@ def _usable(segment: Any) -> bool:
     return bool(segment.present and not segment.unusable)
 
 
+def _linear_bits(sregs: Any) -> int:
+    return 57 if sregs.cr4 & LA57 else 48
+
+
 def _canonical(sregs: Any, address: int) -> bool:
-    """Bits 63 down to the highest linear address bit are all equal (48 bits, 57 with CR4.LA57)."""
-    top = address >> (56 if sregs.cr4 & LA57 else 47)
-    return top in (0, (1 << 64 - (56 if sregs.cr4 & LA57 else 47)) - 1)
+    """Bits 63 down to the highest linear address bit are all equal."""
+    below = _linear_bits(sregs) - 1
+    return address >> below in (0, (1 << 64 - below) - 1)
