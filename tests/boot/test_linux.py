@@ -43,7 +43,10 @@ def reached_init(ended: subprocess.CompletedProcess[bytes]) -> dict[str, str]:
 
 
 # Warnings that are true: there is no PCI bus yet, and the nested host's clock is unstable.
-KNOWN = ("PCI: Fatal: No config space", "does not support PCI", "Unstable clock", "trace_clock", "local clock", "kernel command line")
+KNOWN = (
+    "PCI: Fatal: No config space", "does not support PCI",
+    "Unstable clock", "trace_clock", "local clock", "kernel command line", "clocksource",
+)  # fmt: skip
 CASES = [
     # image, flavour, format, vCPUs: every way in at least once on each kernel; --full runs the whole matrix
     ("bzimage", "cloud", "auto", 1),
