@@ -1,7 +1,8 @@
-/* The yardstick: the smallest C program that drives a flat 32-bit guest through KVM_RUN.
+/* The yardstick: the smallest C program that drives a flat guest through KVM_RUN.
  *
- * usage: bare IMAGE        loads IMAGE at 1 MiB, runs it until it writes 0x2000 to port 0x604, prints the number of
- *                          user-space exits and the nanoseconds from the first KVM_RUN to the last.
+ * usage: bare IMAGE [real] loads IMAGE at 1 MiB as 32-bit code (real: at 0x7c00 as a boot sector), runs it until it writes
+ *                          to port 0x604, prints the number of user-space exits and the nanoseconds from the first
+ *                          KVM_RUN to the last.
  *
  * It does what a VMM cannot do without (KVM_RUN, look at exit_reason, answer reads with all-ones) and nothing else: no bus,
  * no devices. Irqchip and PIT are created as pyvmm does, so that the kernel's side of an exit is the same.
@@ -32,9 +33,10 @@ static uint64_t now(void)
 
 int main(int argc, char **argv)
 {
-	const size_t ram_size = 16 << 20, load = 1 << 20;
+	const int real = argc == 3 && !strcmp(argv[2], "real");
+	const size_t ram_size = 16 << 20, load = real ? 0x7c00 : 1 << 20;
 	int kvm = open("/dev/kvm", O_RDWR);
-	if (kvm < 0 || argc != 2)
+	if (kvm < 0 || (argc != 2 && !real))
 		die("open /dev/kvm");
 	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	uint64_t identity = 0xfffbc000;
@@ -59,9 +61,13 @@ int main(int argc, char **argv)
 	struct kvm_segment data = code;
 	data.selector = 16;
 	data.type = 3;
-	s.cs = code;
-	s.ds = s.es = s.fs = s.gs = s.ss = data;
-	s.cr0 = 0x11;
+	if (real) {
+		s.cs.base = s.cs.selector = 0;
+	} else {
+		s.cs = code;
+		s.ds = s.es = s.fs = s.gs = s.ss = data;
+		s.cr0 = 0x11;
+	}
 	if (ioctl(vcpu, KVM_SET_SREGS, &s) || ioctl(vcpu, KVM_SET_REGS, &r))
 		die("registers");
 	unsigned long exits = 0;

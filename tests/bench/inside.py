@@ -1,0 +1,63 @@
+"""One pyvmm machine measured from inside, in a process of its own: the run alone, without start-up.
+
+    python -m tests.bench.inside IMAGE FORMAT [--count] [--spin INTERVAL]
+
+Prints "user-space-exits nanoseconds"; the exits only with --count, whose counting costs time, else 0. --spin keeps a
+second Python thread busy, with that switch interval in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Callable
+from time import perf_counter_ns
+
+from pyvmm import events
+from pyvmm.backends import console
+from pyvmm.config import BootConfig, Config, SerialConfig
+from pyvmm.kvm import uapi
+from pyvmm.machine import Machine
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("image")
+    parser.add_argument("format")
+    parser.add_argument("--count", action="store_true")
+    parser.add_argument("--spin", type=float)
+    options = parser.parse_args()
+    config = Config(boot=BootConfig(kernel=options.image, fmt=options.format), serials=(SerialConfig(kind="file", target="/dev/null"),))
+    exits = 0
+
+    def counted(handler: Callable[[], None]) -> Callable[[], None]:
+        def count() -> None:
+            nonlocal exits
+            exits += 1
+            handler()
+
+        return count
+
+    with Machine(config, [console.make(serial) for serial in config.serials]) as machine:
+        if options.count:
+            handlers = machine.runloops[0].exits
+            for number in (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO):
+                handlers[number] = counted(handlers[number])
+        if options.spin:
+            sys.setswitchinterval(options.spin)
+            threading.Thread(target=_spin, daemon=True).start()
+        start = perf_counter_ns()
+        reason = machine.run(timeout=250)
+        took = perf_counter_ns() - start
+    print(exits, took)
+    return 0 if reason.kind == events.POWEROFF else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
