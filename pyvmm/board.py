@@ -80,7 +80,10 @@ def _optional(machine: Machine, device: DeviceConfig) -> None:
         machine.devices[debug_exit.name] = debug_exit
     elif device.name == "pc-testdev":
         _known(device)
-        _add_testdev(machine)
+        try:
+            _add_testdev(machine)
+        except ConfigError as error:
+            raise ConfigError(f"-device pc-testdev: {error}: leave one of the two out") from None
     else:
         raise ConfigError(f"-device {device.name}: not known")
 

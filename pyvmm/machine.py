@@ -162,9 +162,9 @@ class Machine:
         """
         self._paused = paused
         if timeout is not None:
-            reason = StopReason(kind=events.TIMEOUT, detail=f"no end after {timeout:g} s")
-            deadline = self.loop.make_timer(lambda: self.request_stop(reason))
-            deadline.arm(monotonic_ns() + int(timeout * 1e9))
+            late = StopReason(kind=events.TIMEOUT, detail=f"no end after {timeout:g} s")
+            self.loop.deadline = self.loop.make_timer(lambda: self._give_up(late))
+            self.loop.deadline.arm(monotonic_ns() + int(timeout * 1e9))
         for index in range(len(self.vcpus)):
             thread = Thread(target=self._vcpu_thread, args=(index,))
             self._threads.append(thread)
