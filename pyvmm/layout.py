@@ -78,6 +78,7 @@ IRQ_RTC = 8
 IRQ_SCI = 9
 PCI_GSIS = (16, 17, 18, 19)  # INTA..INTD on the I/O APIC; see PCI_ISA_IRQS for the PIC
 PCI_ISA_IRQS = (10, 10, 11, 11)
+PIC_MASTER_VECTOR, PIC_SLAVE_VECTOR = 0x08, 0x70  # of IRQ 0 and IRQ 8 (IBM PC/AT Technical Reference, system interrupts)
 MAX_VCPUS = 255  # xAPIC ids
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pyvmm.boot.plan import BootPlan
     from pyvmm.config import Config
     from pyvmm.kvm.vcpu import Vcpu
+    from pyvmm.kvm.vm import Vm
 
 KICK = signal.SIGUSR1  # blocked in vCPU threads except inside KVM_RUN, so it needs no handler
 _ALL_SIGNALS = (1 << 64) - 1
@@ -112,11 +113,10 @@ class Machine:
         vm.create_irqchip()
         if options.get("pit", "on") != "off":
             vm.create_pit()
+            if self.plan.bios:
+                _start_timer(vm)
         vm.set_gsi_routing(irqchip_routes(), [])
-        # Level-triggered in the PICs, as firmware leaves it: SCI and the PCI lines (ELCR, PIIX datasheet 4.1.5)
-        slave = bytearray(vm.get_irqchip(uapi.KVM_IRQCHIP_PIC_SLAVE))
-        slave[_PIC_STATE_ELCR] |= sum(1 << irq - 8 for irq in {layout.IRQ_SCI, *layout.PCI_ISA_IRQS})
-        vm.set_irqchip(uapi.KVM_IRQCHIP_PIC_SLAVE, bytes(slave))
+        _wire_pics(vm)
 
     def _load(self, plan: BootPlan) -> None:
         for gpa, data in plan.writes:
@@ -308,7 +308,7 @@ class Machine:
 
 
 _LVT_LINT0, _LVT_LINT1 = 0x350, 0x360  # local APIC page (SDM Vol 3A, table 11-1)
-_PIC_STATE_ELCR = 14  # byte of struct kvm_pic_state
+_PIC_STATE_IRQ_BASE, _PIC_STATE_ELCR = 5, 14  # bytes of struct kvm_pic_state
 
 
 def irqchip_routes() -> list[tuple[int, int, int]]:
@@ -347,6 +347,27 @@ def set_boot_state(vcpu: Vcpu, state: Any) -> None:
         setattr(regs, name, getattr(state, name))
     vcpu.set_sregs(sregs)
     vcpu.set_regs(regs)
+
+
+def _wire_pics(vm: Vm) -> None:
+    """The PICs as firmware leaves them: the PC/AT's vectors; SCI and the PCI lines level-triggered (ELCR, PIIX datasheet 4.1.5)."""
+    levels = sum(1 << irq for irq in {layout.IRQ_SCI, *layout.PCI_ISA_IRQS})
+    for chip, vector, elcr in (
+        (uapi.KVM_IRQCHIP_PIC_MASTER, layout.PIC_MASTER_VECTOR, levels & 0xFF),
+        (uapi.KVM_IRQCHIP_PIC_SLAVE, layout.PIC_SLAVE_VECTOR, levels >> 8),
+    ):
+        state = bytearray(vm.get_irqchip(chip))
+        state[_PIC_STATE_IRQ_BASE] = vector
+        state[_PIC_STATE_ELCR] |= elcr
+        vm.set_irqchip(chip, bytes(state))
+
+
+def _start_timer(vm: Vm) -> None:
+    """Channel 0 of the PIT as a BIOS leaves it: a rate generator with the longest period, 18.2 ticks a second."""
+    state = vm.get_pit()
+    channel = state.channels[0]
+    channel.count, channel.mode, channel.rw_mode, channel.gate = 0x1_0000, 2, 3, 1
+    vm.set_pit(state)
 
 
 def _wire_lapic(vcpu: Vcpu) -> None:

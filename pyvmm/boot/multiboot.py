@@ -10,7 +10,7 @@ from __future__ import annotations
 from struct import pack, unpack_from
 
 from pyvmm import layout
-from pyvmm.boot import elf
+from pyvmm.boot import bios, elf
 from pyvmm.boot.cpu import protected_mode
 from pyvmm.boot.image import encode_cmdline, open_image
 from pyvmm.boot.plan import BootPlan
@@ -73,6 +73,8 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
     if flags & VIDEO_MODE:
         notes.append("note     the header asks for a video mode; pyvmm has none and sets no video flags")
     _boot_info(config, place, max(end, layout.ONE_MIB))
+    for what, gpa, data in bios.memory():
+        place.write(what, gpa, data)
     return BootPlan(
         format="multiboot",
         rule=rule,
@@ -82,6 +84,7 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
         zero=place.zeros,
         state=protected_mode(entry, rax=BOOT_MAGIC, rbx=layout.BOOT_INFO),
         notes=[f"header   at file offset {header:#x}, flags {flags:#x}{_flag_names(flags)}", *notes],
+        bios=True,
     )
 
 

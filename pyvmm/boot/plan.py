@@ -25,6 +25,7 @@ class BootPlan(Record):
         zero: (gpa, length) that must read zero (bss). RAM is zero on the first boot; a reboot has to clear them.
         state: what the boot vCPU starts with.
         notes: lines for ``pyvmm inspect``.
+        bios: the guest may rely on what a BIOS leaves: the PIT ticks (its vectors in memory are among ``writes``).
     """
 
     format: str
@@ -35,6 +36,7 @@ class BootPlan(Record):
     zero: list[tuple[int, int]]
     state: CpuState
     notes: list[str]
+    bios: bool = False
 
 
 class Placement:

@@ -58,6 +58,18 @@ def test_a_raw_image_goes_where_its_address_fields_say(boot):
     assert images.memory_of(made, made.entry, 16) == images.HLT
 
 
+def test_real_mode_vectors_return_and_acknowledge_the_pics(boot):
+    """3.2: other machine state is as initialized by the BIOS. kvm-unit-tests' realmode takes interrupts in real mode."""
+    made = boot(images.multiboot_raw())
+    assert made.bios
+    for vector in range(256):
+        offset, segment = unpack("<HH", images.memory_of(made, 4 * vector, 4))
+        handler = images.memory_of(made, (segment << 4) + offset, 16)
+        handler = handler[: handler.index(b"\xcf")]  # iret
+        assert (b"\xe6\x20" in handler) == (8 <= vector < 16 or 0x70 <= vector < 0x78), "out 0x20: end of interrupt"
+        assert (b"\xe6\xa0" in handler) == (0x70 <= vector < 0x78)
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 def test_an_elf_image_starts_in_protected_mode(boot, bits):
     made = boot(images.multiboot_elf(bits))
