@@ -55,6 +55,7 @@ class Config(FrozenRecord):
         serials: COM1..COM4 in order; a missing one is not there for the guest.
         devices: every ``-device``.
         machine: ``-machine`` options (pit=off, ...).
+        pit_reinject: timer ticks the guest was too late for come later (True), or never.
         acpi: False leaves out the ACPI tables.
         no_reboot: a guest's reset ends the run.
         list_unclaimed: collect accesses nobody answered.
@@ -68,6 +69,7 @@ class Config(FrozenRecord):
     serials: tuple[SerialConfig, ...] = (SerialConfig(kind="stdio"),)
     devices: tuple[DeviceConfig, ...] = ()
     machine: tuple[tuple[str, str], ...] = ()
+    pit_reinject: bool = True
     acpi: bool = True
     no_reboot: bool = False
     list_unclaimed: bool = False

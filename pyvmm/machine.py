@@ -113,6 +113,8 @@ class Machine:
         vm.create_irqchip()
         if options.get("pit", "on") != "off":
             vm.create_pit()
+            if not self.config.pit_reinject:
+                vm.set_pit_reinject(False)
             if self.plan.bios:
                 _start_timer(vm)
         vm.set_gsi_routing(irqchip_routes(), [])

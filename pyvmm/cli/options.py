@@ -26,7 +26,9 @@ the machine
   -m SIZE                  guest memory in MiB, or with suffix K, M, G (default 128M)
   -smp N                   number of vCPUs (default 1)
   -cpu MODEL[,+F,-F]       host, max or qemu64, with features switched (default: what suits this host)
-  -machine KEY=VALUE,...   acpi=on|off, pit=on|off
+  -machine KEY=VALUE,...   {machine}
+  -global NAME=VALUE       {globals}: what becomes of timer ticks the guest was too late
+                           for (delay: they come later, the default)
   -serial DEST             stdio, file:PATH, pty, unix:PATH[,server=on][,wait=off], null, none; repeatable up to 4
                            times
   -debugcon DEST           where bytes to ports 0xe9 and 0x402 go: stdio, file:PATH, null
@@ -39,7 +41,7 @@ the run
   -unclaimed               list the ports and addresses the guest used and nobody answered
   -no-coalesce             every byte to the serial port exits at once
 accepted for QEMU's sake: -display none, -nographic, -accel kvm, -enable-kvm, -M, -vga none, -net none, -nic none,
-  -vnc none, -monitor none, -parallel none, -no-user-config, -name, -global
+  -vnc none, -monitor none, -parallel none, -no-user-config, -name
 
 exit status: 0 power-off (or reset under -no-reboot), (v<<1)|1 isa-debug-exit, 2 usage, 100 guest crash, 102 KVM error,
   104 pyvmm error, 124 timeout, 128+n signal
@@ -56,7 +58,9 @@ _FLAGS = {"nodefaults", "no-reboot", "S", "unclaimed", "no-coalesce", "nographic
 _ONLY_VALUE = {
     "display": "none", "accel": "kvm", "vga": "none", "net": "none", "nic": "none", "vnc": "none", "monitor": "none", "parallel": "none",
 }  # fmt: skip
-_MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",)}
+# vmport: VMware's port is not there either way; a guest that looks for it reads all-ones, which says so
+_MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",), "kernel_irqchip": ("on",), "vmport": ("on", "off")}
+_GLOBALS = {"kvm-pit.lost_tick_policy": ("delay", "discard")}
 _MACHINE_NAMES = ("pc", "q35", "microvm", "pyvmm")
 
 
@@ -102,7 +106,8 @@ class Options:
             raise ConfigError("nothing to boot: name a guest (pyvmm guests lists them) or give -kernel FILE")
         if "timeout" in given:
             timeout = _number("timeout", given["timeout"][-1])
-        machine = _machine(given.get("machine", []) + given.get("M", []))
+        accelerators = [f"accel={value}" for value in given.get("accel", [])]  # -accel kvm,KEY=VALUE is -machine accel=kvm,KEY=VALUE
+        machine = _machine(given.get("machine", []) + given.get("M", []) + accelerators)
         self.timeout = timeout
         self.config = Config(
             boot=BootConfig(
@@ -119,6 +124,7 @@ class Options:
             serials=_serials(given),
             devices=(*devices, *(parse_device(text) for text in given.get("device", []))),
             machine=tuple(machine.items()),
+            pit_reinject=_globals(given.get("global", [])).get("kvm-pit.lost_tick_policy") != "discard",
             acpi=machine.get("acpi", "on") == "on",
             no_reboot="no-reboot" in given,
             list_unclaimed="unclaimed" in given,
@@ -130,7 +136,12 @@ def help_text() -> str:
     """The text of ``pyvmm run -help``."""
     from pyvmm.boot.detect import FORMATS
 
-    return HELP.format(formats=", ".join(FORMATS), devices="; ".join(",".join(filter(None, each)) for each in DEVICES.items()))
+    return HELP.format(
+        formats=", ".join(FORMATS),
+        devices="; ".join(",".join(filter(None, each)) for each in DEVICES.items()),
+        machine=_known(_MACHINE_KEYS).replace(", kernel", ",\n" + " " * 27 + "kernel"),
+        globals=_known(_GLOBALS),
+    )
 
 
 def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -208,11 +219,30 @@ def _machine(texts: list[str]) -> dict[str, str]:
             key, equals, value = part.partition("=")
             if key in _MACHINE_NAMES and not equals or key == "type" and value in _MACHINE_NAMES:
                 continue
-            if value not in _MACHINE_KEYS.get(key, ()):
-                known = ", ".join(f"{key}={'|'.join(values)}" for key, values in _MACHINE_KEYS.items())
-                raise ConfigError(f"-machine {part}: not known; there are {known}, and the names {', '.join(_MACHINE_NAMES)}")
+            key = key.replace("-", "_")
+            if key not in _MACHINE_KEYS:
+                raise ConfigError(
+                    f"-machine {part}: not known; there are {_known(_MACHINE_KEYS)}, and the names {', '.join(_MACHINE_NAMES)}"
+                )
+            if value not in _MACHINE_KEYS[key]:
+                raise ConfigError(f"-machine {part}: not supported; there is {key}={'|'.join(_MACHINE_KEYS[key])}")
             options[key] = value
     return options
+
+
+def _globals(texts: list[str]) -> dict[str, str]:
+    """Every ``-global DRIVER.PROPERTY=VALUE``. One that nobody reads is refused: QEMU only warns, and the guest is another."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if value not in _GLOBALS.get(name, ()):
+            raise ConfigError(f"-global {text}: not known; there is {_known(_GLOBALS)}")
+        found[name] = value
+    return found
+
+
+def _known(options: dict[str, tuple[str, ...]]) -> str:
+    return ", ".join(f"{key}={'|'.join(values)}" for key, values in options.items())
 
 
 def _serials(given: dict[str, list[str]]) -> tuple[SerialConfig, ...]:

@@ -10,6 +10,7 @@ from pyvmm import events
 from pyvmm.boot.cpu import real_mode
 from pyvmm.boot.detect import plan as make_plan
 from pyvmm.config import BootConfig, Config, DeviceConfig, SerialConfig
+from pyvmm.kvm.vm import Vm
 from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from tests.support import images, vm
@@ -45,3 +46,19 @@ def test_the_timer_ticks_for_a_multiboot_guest_in_real_mode(tmp_path: Path, opti
     plan.state = real_mode(plan.entry, rsp=0x7000)
     with Machine(config, [vm.Collector()], plan) as machine:
         assert vm.run(machine, 20 if kind == events.DEBUG_EXIT else 0.5).kind == kind
+
+
+@pytest.mark.parametrize("reinject", [True, False])
+def test_lost_ticks_are_discarded_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reinject: bool) -> None:
+    """KVM_REINJECT_CONTROL, which KVM starts with set; nothing reads it back."""
+    asked: list[bool] = []
+    control = Vm.set_pit_reinject
+
+    def spy(self: Vm, value: bool) -> None:
+        asked.append(value)
+        control(self, value)
+
+    monkeypatch.setattr(Vm, "set_pit_reinject", spy)
+    with vm.flat(vm.POWER_OFF, tmp_path, pit_reinject=reinject) as (machine, _):
+        assert vm.run(machine).kind == events.POWEROFF
+    assert asked == ([] if reinject else [False])

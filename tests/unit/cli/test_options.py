@@ -9,6 +9,7 @@ import pytest
 from pyvmm import catalogue
 from pyvmm.cli.options import DEVICES, Options, help_text, parse_device, parse_serial
 from pyvmm.config import Config, DeviceConfig, SerialConfig
+from pyvmm.errors import ConfigError
 from pyvmm.layout import GIB, KIB, MIB
 
 
@@ -95,6 +96,31 @@ def test_machine_options() -> None:
     assert config("-kernel k -machine acpi=off").acpi is False
     assert dict(config("-kernel k -machine pc,accel=kvm,pit=off -M q35").machine) == {"accel": "kvm", "pit": "off"}
     assert config("-kernel k -machine type=microvm").machine == ()
+    assert dict(config("-kernel k -machine kernel-irqchip=on,vmport=off -accel kvm,kernel_irqchip=on").machine) == {
+        "kernel_irqchip": "on", "vmport": "off", "accel": "kvm",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("-machine kernel_irqchip=split", "-machine kernel_irqchip=split: not supported; there is kernel_irqchip=on"),
+        ("-M q35,kernel-irqchip=off", "-machine kernel-irqchip=off: not supported; there is kernel_irqchip=on"),
+        ("-accel kvm,kernel-irqchip=split", "-machine kernel-irqchip=split: not supported"),
+        ("-machine smm=off", "-machine smm=off: not known; there are acpi=on|off, pit=on|off"),
+        ("-global kvm-pit.lost_tick_policy=slew", "-global kvm-pit.lost_tick_policy=slew: .* kvm-pit.lost_tick_policy=delay|discard"),
+        ("-global ICH9-LPC.disable_s3=1", "-global ICH9-LPC.disable_s3=1: not known"),
+    ],
+)
+def test_what_the_machine_cannot_is_refused_by_name(line: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text.replace("|", "[|]")):
+        config(f"-kernel k {line}")
+
+
+def test_the_policy_for_lost_timer_ticks() -> None:
+    assert config("-kernel k").pit_reinject
+    assert config("-kernel k -global kvm-pit.lost_tick_policy=delay").pit_reinject
+    assert not config("-kernel k -global kvm-pit.lost_tick_policy=discard").pit_reinject
 
 
 def test_everything_a_qemu_script_says_is_accepted() -> None:
