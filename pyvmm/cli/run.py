@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from pyvmm import events, status
@@ -95,6 +96,7 @@ class Session:
             machine.stop(self._signal)
         if paused and self.terminal is not None:
             say("[paused; Ctrl-A p goes on]")
+        gc.enable()  # cli.entry turned it off for the start
         reason = machine.run(timeout, paused)
         if machine.hung:
             self.close()
