@@ -173,6 +173,13 @@ MODELS: dict[str, tuple[int, int, int, str, str]] = {
         "pyvmm virtual CPU (kvm64)",
         "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 pni cx16 lm syscall nx",
     ),
+    "Opteron_G1": (  # K8 revision E: what kvm-unit-tests' syscall asks for
+        15,
+        6,
+        1,
+        "AMD Opteron 240 (Gen 1 Class Opteron)",
+        "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2 pni lm syscall nx",
+    ),
 }
 ALWAYS = "hypervisor x2apic arat kvm-hint-dedicated"
 LEVEL, EXTENDED_LEVEL = 0xD, 0x8000_000A  # last leaves of a named model, as QEMU's qemu64

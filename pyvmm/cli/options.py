@@ -13,6 +13,10 @@ from pyvmm.config import BootConfig, Config, DeviceConfig, SerialConfig
 from pyvmm.errors import ConfigError
 from pyvmm.layout import GIB, KIB, MAX_VCPUS, MIB, SERIAL_PORTS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 HELP = """\
 usage: pyvmm run GUEST [OPTIONS]        GUEST is a name from `pyvmm guests`, or an image file
 
@@ -241,7 +245,7 @@ def _globals(texts: list[str]) -> dict[str, str]:
     return found
 
 
-def _known(options: dict[str, tuple[str, ...]]) -> str:
+def _known(options: Mapping[str, tuple[str, ...]]) -> str:
     return ", ".join(f"{key}={'|'.join(values)}" for key, values in options.items())
 
 

@@ -205,6 +205,14 @@ def test_qemu64_is_conservative_and_keeps_the_hosts_vendor(vendor: bytes) -> Non
     assert leaves[1, 0][1] >> 24 == 3
 
 
+def test_opteron_g1_as_kvm_unit_tests_ask_for_it() -> None:
+    leaves = table(FakeKvm(INTEL), "Opteron_G1,vendor=AuthenticAMD")
+    assert pack("<3I", leaves[0, 0][1], leaves[0, 0][3], leaves[0, 0][2]) == AMD
+    assert leaves[1, 0][0] == leaves[0x8000_0001, 0][0] == 0x0000_0F61  # family 15, model 6, stepping 1
+    assert features(leaves[1, 0], 2, 0, 13) == [True, False]  # sse3, no cx16
+    assert features(leaves[0x8000_0001, 0], 3, 11, 20, 29) == [True] * 3
+
+
 def test_switches_take_effect_from_left_to_right() -> None:
     bit = (1 << 2,)
     assert bit[0] & table(cpu="host,-umip")[7, 0][2] == 0
