@@ -76,9 +76,9 @@ class CoalescedSerial:
             self._streak = -(1 << 62)
             return
         ring = machine.vm.check_extension(uapi.KVM_CAP_COALESCED_MMIO) * PAGE
+        machine.vm.coalesce(self.mapping.base, 1, pio=True)
         self._page = machine.vcpus[0].page[ring : ring + PAGE]  # the ring is the VM's: every vCPU's mapping shows the same page
         self._indices = self._page.cast("I")
-        machine.vm.coalesce(self.mapping.base, 1, pio=True)
         self.on = True
         self._idle = 0
         for loop in machine.runloops:

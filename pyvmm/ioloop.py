@@ -11,6 +11,8 @@ import os
 import select
 from time import monotonic_ns
 
+from pyvmm.csignal import signal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +132,26 @@ class IoLoop:
 
     def run(self) -> None:
         """Serves descriptors and timers until ``stop``."""
+        # Python runs a signal's handler between two bytecodes of the main thread. One that comes after the last of them and before
+        # epoll_wait, or to another thread, would wait for the next event; so the signal itself is made an event.
+        wake, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            try:
+                before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+            except ValueError:  # not the main thread: handlers run elsewhere
+                self._serve()
+                return
+            try:
+                self.add_reader(wake, lambda: _empty(wake))
+                self._serve()
+            finally:
+                self.remove_reader(wake)
+                signal.set_wakeup_fd(before)
+        finally:
+            os.close(wake)
+            os.close(written)
+
+    def _serve(self) -> None:
         while not self._stopped:
             events = self._epoll.poll(self._timeout())
             if not self._take_lock():
@@ -166,3 +188,10 @@ class IoLoop:
         while self._timers and self._timers[0][0] <= now:
             deadline, _, timer = heapq.heappop(self._timers)
             timer.expire(deadline)
+
+
+def _empty(pipe: int) -> None:
+    try:
+        os.read(pipe, 4096)
+    except BlockingIOError:
+        pass

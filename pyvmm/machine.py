@@ -15,7 +15,7 @@ from time import monotonic_ns
 from pyvmm import events, layout
 from pyvmm.bus import Bus
 from pyvmm.csignal import signal
-from pyvmm.errors import KvmError, PyvmmError
+from pyvmm.errors import HostError, KvmError, PyvmmError
 from pyvmm.events import StopReason
 from pyvmm.ioloop import IoLoop
 from pyvmm.irq import IrqLines
@@ -82,15 +82,16 @@ class Machine:
         self.mmio = Bus("mmio", 1 << 64)
         if config.list_unclaimed:
             self.ports.unclaimed, self.mmio.unclaimed = {}, {}
-        self.kvm = Kvm()
-        self.vm = self.kvm.create_vm()
-        self.lines = IrqLines(self.vm.irq_line)
-        self.loop = IoLoop(self.lock)
         self.devices: dict[str, Any] = {}
         self.at_end: list[Callable[[], None]] = []  # called once when the run has ended, machine lock held
         self.vcpus: list[Vcpu] = []
         self.runloops: list[RunLoop] = []
+        self._owned: list[Any] = []  # descriptors, for close(): the last first
         try:
+            self.kvm: Kvm = self._own(Kvm())
+            self.vm: Vm = self._own(self.kvm.create_vm())
+            self.lines = IrqLines(self.vm.irq_line)
+            self.loop: IoLoop = self._own(IoLoop(self.lock))
             self._build_kernel_side()
             from pyvmm.board import populate
 
@@ -102,6 +103,10 @@ class Machine:
             raise
 
     # --- building ----------------------------------------------------------------------------------------------------
+    def _own(self, part: Any) -> Any:
+        self._owned.append(part)
+        return part
+
     def _build_kernel_side(self) -> None:
         options = dict(self.config.machine)
         vm = self.vm
@@ -131,7 +136,7 @@ class Machine:
         model = cpuid.Cpuid(self.kvm, config.cpu or "host", config.smp)
         self.warnings = list(model.warnings)
         for index in range(config.smp):
-            vcpu = self.vm.create_vcpu(index)
+            vcpu = self._own(self.vm.create_vcpu(index))
             self.vcpus.append(vcpu)
             self._idents.append(0)
             vcpu.set_cpuid(model.leaves(index))
@@ -161,17 +166,17 @@ class Machine:
 
         Returns:
             Why it ended. vCPUs are off KVM_RUN then: their registers may be read until ``close``.
+
+        Raises:
+            HostError: the host gives no more threads.
         """
-        self._paused = paused
+        self._paused = self._paused or paused  # somebody may have called pause() already
         if timeout is not None:
             late = StopReason(kind=events.TIMEOUT, detail=f"no end after {timeout:g} s")
             self.loop.deadline = self.loop.make_timer(lambda: self._give_up(late))
             self.loop.deadline.arm(monotonic_ns() + int(timeout * 1e9))
-        for index in range(len(self.vcpus)):
-            thread = Thread(target=self._vcpu_thread, args=(index,))
-            self._threads.append(thread)
-            thread.start()
         try:
+            self._start_threads()
             self.loop.run()
         finally:
             self.request_stop(StopReason(kind=events.QUIT, detail="stopped"))  # no effect when a reason stands
@@ -183,6 +188,15 @@ class Machine:
         assert self.reason is not None
         return self.reason
 
+    def _start_threads(self) -> None:
+        for index in range(len(self.vcpus)):
+            thread = Thread(target=self._vcpu_thread, args=(index,))
+            try:
+                thread.start()
+            except RuntimeError:  # "can't start new thread"
+                raise HostError(f"no thread for vCPU {index}: lower -smp, or raise `ulimit -u` and `ulimit -v`") from None
+            self._threads.append(thread)
+
     def _join(self) -> None:
         end = monotonic_ns() + int(JOIN_SECONDS * 1e9)
         for thread in self._threads:
@@ -190,7 +204,7 @@ class Machine:
 
     @property
     def hung(self) -> bool:
-        """Whether a vCPU thread did not end when told to (a console write that blocks for good): do not ``close`` then."""
+        """Whether a vCPU thread did not end when told to (a console write that blocks for good): ``close`` does nothing then."""
         return any(thread.is_alive() for thread in self._threads)
 
     def _vcpu_thread(self, index: int) -> None:
@@ -250,7 +264,7 @@ class Machine:
                 self.reason = reason
             self._state.notify_all()
             self._kick_all()
-        self.loop.stop()
+            self.loop.stop()
 
     def stop(self, signal_number: int = 0) -> None:
         """Ends the run from outside (user, signal)."""
@@ -292,15 +306,13 @@ class Machine:
                 kick(ident, KICK)
 
     def close(self) -> None:
-        """Frees descriptors and guest memory. Not while a vCPU thread is alive."""
-        for device in self.devices.values():
-            if hasattr(device, "close"):
-                device.close()
-        for vcpu in self.vcpus:
-            vcpu.close()
-        self.vm.close()
-        self.kvm.close()
-        self.loop.close()
+        """Frees descriptors and guest memory. Nothing while a vCPU thread is alive: it would go on with what others get next."""
+        if self.hung:
+            return
+        with self._state:  # a stop() on another thread must not wake a descriptor that is somebody else's by then
+            while self._owned:
+                self._owned.pop().close()
+            self.memory.close()
 
     def __enter__(self) -> Machine:
         return self

@@ -7,6 +7,7 @@ range that is not wholly inside one RAM region raises GuestFault. Ranges that cr
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 
 from pyvmm.errors import ConfigError, GuestFault, HostError
@@ -105,16 +106,29 @@ class GuestMemory:
         mprotect(address, PAGE, 0)
         mprotect(address, PAGE, mmap.PROT_READ | mmap.PROT_WRITE)
 
+    def close(self) -> None:
+        """Gives the pages back to the host. Whoever still holds a view keeps them until he drops it."""
+        for region in self.regions:
+            region.view.release()
+        self.regions = []
+        try:
+            self.mapping.close()
+        except BufferError:
+            pass  # a view is held
+
     def contains(self, gpa: int, length: int) -> bool:
         """Whether the whole range is RAM."""
         return any(region.gpa <= gpa and gpa + length <= region.end for region in self.regions)
 
 
 def host_memory() -> int:
-    """RAM and swap of the host in bytes (/proc/meminfo, MemTotal + SwapTotal)."""
+    """RAM and swap of the host in bytes (/proc/meminfo, MemTotal + SwapTotal); RAM alone where there is no /proc."""
     total = 0
-    with open("/proc/meminfo") as meminfo:
-        for line in meminfo:
-            if line.startswith(("MemTotal:", "SwapTotal:")):
-                total += int(line.split()[1]) << 10
-    return total
+    try:
+        with open("/proc/meminfo") as meminfo:
+            for line in meminfo:
+                if line.startswith(("MemTotal:", "SwapTotal:")):
+                    total += int(line.split()[1]) << 10
+    except OSError:
+        pass  # a chroot or a sandbox
+    return total or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

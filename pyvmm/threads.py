@@ -24,14 +24,17 @@ class Thread:
     def __init__(self, target: Callable[..., None], args: tuple[Any, ...] = ()) -> None:
         self._target = target
         self._args = args
-        self._running = allocate_lock()  # held while the thread lives
+        self._running = allocate_lock()  # held while the thread lives, for ``join``
+        self._alive = False  # not told from the lock, which whoever joins holds for a moment
 
     def start(self) -> None:
         """Starts it; once."""
         self._running.acquire()
+        self._alive = True
         try:
             start_new_thread(self._run, ())
         except BaseException:
+            self._alive = False
             self._running.release()
             raise
 
@@ -39,6 +42,7 @@ class Thread:
         try:
             self._target(*self._args)
         finally:
+            self._alive = False
             self._running.release()
 
     def join(self, timeout: float = -1) -> None:
@@ -48,7 +52,7 @@ class Thread:
 
     def is_alive(self) -> bool:
         """Whether it has been started and has not ended."""
-        return self._running.locked()
+        return self._alive
 
 
 class Condition:

@@ -46,6 +46,7 @@ class UnixConsole(Console):
 
     def attach(self, loop: IoLoop, port: object = None) -> None:
         super().attach(loop, port)  # type: ignore[arg-type]
+        self._socket.setblocking(False)  # after the constructor has waited: a client that is gone again must not hold up the machine
         if self._path and self._client is None:
             loop.add_reader(self._socket.fileno(), self._accept)
 

@@ -24,6 +24,14 @@ usage: pyvmm COMMAND [ARGUMENTS]
   version, help
 """
 
+# Not a bug and nobody's argument: what a host may run out of anywhere (an import opens files too).
+_SHORTAGES = {
+    errno.ENOSPC: "cannot write to stdout: no space left on device; free some, or write elsewhere",
+    errno.ENOMEM: "the host is out of memory: lower -m, or end other programs",
+    errno.EMFILE: "too many open files: raise `ulimit -n`",
+    errno.ENFILE: "the host's table of open files is full: end other programs",
+}
+
 
 def main(arguments: list[str]) -> int:
     """Runs one command line (without the program name). Returns the exit status; never raises for a user's mistake."""
@@ -37,15 +45,15 @@ def main(arguments: list[str]) -> int:
     except PyvmmError as error:
         return _complain(error, status.VMM)
     except MemoryError:
-        return _complain("the host is out of memory: lower -m, or end other programs", status.USAGE)
+        return _complain(_SHORTAGES[errno.ENOMEM], status.USAGE)
     except KeyboardInterrupt:
         return status.SIGNAL + 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `pyvmm guests | head`: nobody reads on, which is no error
         return status.SIGNAL + 13
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return _complain("cannot write to stdout: no space left on device; free some, or write elsewhere", status.USAGE)
+        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+            return _complain(_SHORTAGES[error.errno], status.USAGE)
         # a bug in pyvmm: one line as well, the traceback on request
         from pyvmm.machine import vmm_error
 

@@ -62,7 +62,11 @@ class Vcpu:
         self.vm = vm
         self.index = index
         self.fd = fd
-        self._mapping = mmap.mmap(fd, vm.kvm.vcpu_mmap_size(), mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        try:
+            self._mapping = mmap.mmap(fd, vm.kvm.vcpu_mmap_size(), mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except BaseException:
+            os.close(fd)
+            raise
         self.page = memoryview(self._mapping)
         self.words = self.page.cast("I")
         self.quads = self.page.cast("Q")

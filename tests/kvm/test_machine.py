@@ -99,8 +99,8 @@ def test_pause_stops_the_guest_and_resume_lets_it_go_on(tmp_path: Path) -> None:
 
 def test_starting_paused(tmp_path: Path) -> None:
     with vm.flat(vm.POWER_OFF + vm.HANG, tmp_path) as (machine, _):
-        threading.Timer(0.2, machine.resume).start()
         start = time.monotonic()
+        threading.Timer(0.2, machine.resume).start()
         assert machine.run(vm.TIMEOUT, paused=True).kind == events.POWEROFF
         assert time.monotonic() - start >= 0.2
 

@@ -14,6 +14,7 @@ GROUND, KERNEL, MACHINE_SIDE, DEVICES, LOOP, MACHINE, OBSERVE, CLI = range(8)
 # room (longest prefix wins) -> floor
 FLOORS = {
     "errors": GROUND, "record": GROUND, "layout": GROUND, "config": GROUND, "events": GROUND, "csignal": GROUND, "": GROUND,
+    "threads": GROUND, "kvm.native": GROUND,
     "kvm": KERNEL,
     "memory": MACHINE_SIDE, "bus": MACHINE_SIDE, "irq": MACHINE_SIDE, "ioloop": MACHINE_SIDE,
     "backends": DEVICES, "devices": DEVICES, "boot": DEVICES, "catalogue": DEVICES,
@@ -28,6 +29,8 @@ NO_KVM = ("devices", "bus", "memory", "irq", "ioloop", "boot", "backends", "erro
 
 def _room(module: str) -> str:
     parts = module.split(".")[1:]
+    if parts[:2] == ["kvm", "native"]:  # C types and calls of any library: no descriptor, though it lives with its main user
+        return "kvm.native"
     return parts[0] if parts else ""
 
 
@@ -43,7 +46,7 @@ def _imports(path: Path) -> list[str]:
         if isinstance(node, ast.Import):
             found.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.extend(f"{node.module}.{alias.name}" if node.module == "pyvmm" else node.module for alias in node.names)
+            found.extend(f"{node.module}.{alias.name}" if node.module in ("pyvmm", "pyvmm.kvm") else node.module for alias in node.names)
         for child in ast.iter_child_nodes(node):
             visit(child)
 
