@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 POWEROFF = "poweroff"  # ACPI S5, "Shutdown" port, KVM system event
 RESET = "reset"  # i8042, port 0x92, 0xcf9, ACPI reset register
+WAKE = "wake"  # out of S3: a machine with the same memory is to go on at the waking vector
 DEBUG_EXIT = "debug-exit"  # isa-debug-exit; value = what the guest wrote
 HALTED = "halted"  # every vCPU halted for good (no irqchip)
 CRASH = "crash"  # triple fault, emulation failure, failed entry: the guest's fault as far as KVM can tell

@@ -53,6 +53,7 @@ class Machine:
         consoles: one per ``config.serials``; owned by the caller, because they outlive a guest's reset.
         plan: the boot plan, when the caller has made it already; else it is made here.
         debugcon: where bytes to ports 0xe9 and 0x402 go, None for no such ports.
+        sleeper: the machine whose run ended as WAKE: this one goes on with its memory, clock and wake-up events.
 
     Raises:
         HostError, ConfigError, ImageError: something for the user to correct.
@@ -63,21 +64,32 @@ class Machine:
         reason: why it stopped, None while it runs.
     """
 
-    def __init__(self, config: Config, consoles: list[Console], plan: BootPlan | None = None, debugcon: Console | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        consoles: list[Console],
+        plan: BootPlan | None = None,
+        debugcon: Console | None = None,
+        sleeper: Machine | None = None,
+    ) -> None:
         self.config = config
         self.lock = Lock()
         self.reason: StopReason | None = None
         self._state = Condition()  # a signal handler may stop the machine on top of its own thread
         self._paused = False
+        self._asleep = False  # S3
+        self.wake_plan: BootPlan | None = None
         self._parked = 0
         self._threads: list[Thread] = []
         self._idents: list[int] = []  # pthread ids while a thread is inside its run loop, else 0
+        if sleeper is not None:
+            plan = sleeper.wake_plan
         if plan is None:
             from pyvmm.boot.detect import plan as make_plan
 
             plan = make_plan(config)
         self.plan = plan
-        self.memory = GuestMemory(config.memory)
+        self.memory: GuestMemory = GuestMemory(config.memory) if sleeper is None else sleeper.memory
         self.ports = Bus("pio", 0x1_0000)
         self.mmio = Bus("mmio", 1 << 64)
         if config.list_unclaimed:
@@ -96,6 +108,8 @@ class Machine:
             from pyvmm.board import populate
 
             populate(self, consoles, debugcon)
+            if sleeper is not None:
+                self._keep(sleeper)
             self._load(plan)
             self._build_vcpus(plan)
         except BaseException:
@@ -128,6 +142,13 @@ class Machine:
     def _load(self, plan: BootPlan) -> None:
         for gpa, data in plan.writes:
             self.memory.write(gpa, data)
+
+    def _keep(self, sleeper: Machine) -> None:
+        """What S3 does not take power from, beside memory: the clock with its battery, and the word of who woke us."""
+        rtc = self.devices["rtc"]
+        rtc.state = sleeper.devices["rtc"].state
+        rtc.reset()  # the pin that comes with power: interrupts off
+        self.devices["acpi-pm"].woken(sleeper.devices["acpi-pm"].state.status)
 
     def _build_vcpus(self, plan: BootPlan) -> None:
         from pyvmm import cpuid
@@ -231,7 +252,7 @@ class Machine:
         with self._state:
             while signal.sigtimedwait((KICK,), 0) is not None:
                 pass
-            while self._paused and self.reason is None:
+            while (self._paused or self._asleep) and self.reason is None:
                 self._parked += 1
                 self._state.notify_all()
                 self._state.wait()
@@ -294,6 +315,19 @@ class Machine:
             self._paused = not self._paused
             self._kick_all() if self._paused else self._state.notify_all()
 
+    def suspend(self) -> None:
+        """S3: the vCPUs park, the I/O loop waits for what wakes the machine. For a device; returns at once."""
+        with self._state:
+            self._asleep = True
+            self._kick_all()
+
+    def wake(self) -> None:
+        """Out of S3: this machine ends, and the guest goes on in the next one, or boots anew if it left no waking vector."""
+        from pyvmm.boot import resume
+
+        self.wake_plan = resume.plan(self.memory)
+        self.request_stop(StopReason(kind=events.WAKE if self.wake_plan else events.RESET, detail="woken from S3"))
+
     @property
     def paused(self) -> bool:
         """Whether ``pause`` is in force."""
@@ -312,7 +346,8 @@ class Machine:
         with self._state:  # a stop() on another thread must not wake a descriptor that is somebody else's by then
             while self._owned:
                 self._owned.pop().close()
-            self.memory.close()
+            if self.wake_plan is None:
+                self.memory.close()  # else the next machine goes on with it
 
     def __enter__(self) -> Machine:
         return self
@@ -385,13 +420,13 @@ def _start_timer(vm: Vm) -> None:
 
 
 def _wire_lapic(vcpu: Vcpu) -> None:
-    """Local interrupt pins as firmware leaves them: LINT0 takes the PIC (ExtINT), LINT1 NMI (MP specification 1.4, 3.6.2).
+    """Local interrupt pins as firmware leaves them: LINT1 is NMI, LINT0 of the boot processor the PIC (MP specification 1.4, 3.6.2).
 
     Also, KVM computes its map of APIC ids while a vCPU is being created, before it counts as one: until an APIC
     register is written, IPIs to the vCPU that was created last go nowhere. This writes one.
     """
     page = vcpu.get_lapic()
-    page[_LVT_LINT0 : _LVT_LINT0 + 4] = (0x700).to_bytes(4, "little")
+    page[_LVT_LINT0 : _LVT_LINT0 + 4] = (0x1_0000 if vcpu.index else 0x700).to_bytes(4, "little")  # masked; ExtINT
     page[_LVT_LINT1 : _LVT_LINT1 + 4] = (0x400).to_bytes(4, "little")
     vcpu.set_lapic(page)
 

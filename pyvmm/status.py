@@ -18,6 +18,7 @@ SIGNAL = 128  # + number: ended by a signal, as a shell says it
 _BY_KIND = {
     events.POWEROFF: OK,
     events.RESET: OK,
+    events.WAKE: OK,  # a session goes on; only a library user sees it
     events.HALTED: OK,
     events.CRASH: CRASH,
     events.KVM_ERROR: KVM,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pyvmm.config import Config
 
 RSDP = layout.BIOS_AREA  # guests search 0xE0000..0xFFFFF in steps of 16
+FACS = RSDP + 64  # first behind the RSDP
+FACS_WAKING_VECTOR = 12  # offset of the 32-bit firmware waking vector (5.2.10)
 TABLES_END = 0xF_0000  # the MP table begins
 
 OEM = b"PYVMM "
@@ -48,6 +50,7 @@ def acpi_tables(config: Config) -> tuple[int, bytes]:
         return at
 
     facs_at = add(facs())
+    assert facs_at == FACS
     dsdt_at = add(table(b"DSDT", 2, dsdt(config)))
     listed = [add(fadt(facs_at, dsdt_at)), add(madt(config))]
     rsdt_at = add(table(b"RSDT", 1, pack(f"<{len(listed)}I", *listed)))

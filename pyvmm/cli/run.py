@@ -64,27 +64,29 @@ class Session:
             raise
 
     def run(self, timeout: float | None = None, paused: bool = False) -> StopReason:
-        """Boots, and boots again after each reset unless -no-reboot. The timeout counts over all of them, -S for the first."""
+        """Boots, boots again after each reset unless -no-reboot, wakes from S3. The timeout counts over all, -S for the first."""
         from time import monotonic
 
         deadline = None if timeout is None else monotonic() + timeout
         for number in _STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
                 signal.signal(number, self._on_signal)
+        sleeper: Machine | None = None
         while True:
             left = None if deadline is None else max(deadline - monotonic(), 0.001)
-            reason = self._run_once(left, paused)
+            reason, machine = self._run_once(left, paused, sleeper)
+            sleeper = machine if reason.kind == events.WAKE else None
             if reason.kind == events.TIMEOUT:
                 return reason.replace(detail=f"no end after {timeout:g} s")
-            if reason.kind != events.RESET or self.config.no_reboot:
+            if sleeper is None and (reason.kind != events.RESET or self.config.no_reboot):
                 return reason
             paused = False
 
-    def _run_once(self, timeout: float | None, paused: bool) -> StopReason:
-        with Machine(self.config, self.consoles, debugcon=self.debugcon) as machine:
+    def _run_once(self, timeout: float | None, paused: bool, sleeper: Machine | None) -> tuple[StopReason, Machine]:
+        with Machine(self.config, self.consoles, debugcon=self.debugcon, sleeper=sleeper) as machine:
             self.machine = machine
             try:
-                return self._serve(machine, timeout, paused)
+                return self._serve(machine, timeout, paused), machine
             finally:
                 self.machine = None  # a signal from here on finds no machine, and stops the next one
 

@@ -5,6 +5,9 @@
 
 The machine is in ACPI mode for good: the FADT names no SMI command port, so SCI_EN is stuck at 1. The timer counts
 24 bits (FADT flag TMR_VAL_EXT clear).
+
+Sleep type 1 is S3, as on QEMU's PC, though the DSDT announces only S5: the vCPUs stop until an enabled event wakes the
+machine, and whoever runs it builds the next one on the same memory (``pyvmm.boot.resume``).
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.devices.device import Clock, MakeTimer
     from pyvmm.events import RequestStop
     from pyvmm.irq import IrqLine
@@ -26,6 +31,7 @@ EVENTS = TMR | GBL | PWRBTN | SLPBTN | RTC  # what can be enabled
 SCI_EN, BM_RLD, GBL_RLS, SLP_EN = 0x0001, 0x0002, 0x0004, 0x2000
 SLP_TYP_SHIFT, SLP_TYP = 10, 0x1C00
 SLP_TYP_S5 = 0  # what \_S5 in the DSDT says
+SLP_TYP_S3 = 1
 
 TIMER_HZ = 3_579_545
 TIMER_MASK = (1 << 24) - 1
@@ -39,12 +45,14 @@ class AcpiPmState(Record):
     Fields:
         status, enable, control: the registers.
         half_periods: how often bit 23 of the timer had changed when the status was last brought up to date.
+        asleep: in S3.
     """
 
     status: int = 0
     enable: int = 0
     control: int = SCI_EN
     half_periods: int = 0
+    asleep: bool = False
 
 
 class AcpiPm:
@@ -55,16 +63,27 @@ class AcpiPm:
         request_stop: for power-off.
         clock: drives the PM timer; it must go on, not start over, across a snapshot.
         make_timer: for the timer-carry event, armed only while the guest has enabled it.
+        suspend, wake: S3 begins, and ends; None for a machine without S3.
     """
 
     registers = "pyvmm.devices.acpi_pm_regs:REGISTERS"
 
-    def __init__(self, sci: IrqLine, request_stop: RequestStop, clock: Clock, make_timer: MakeTimer) -> None:
+    def __init__(
+        self,
+        sci: IrqLine,
+        request_stop: RequestStop,
+        clock: Clock,
+        make_timer: MakeTimer,
+        suspend: Callable[[], None] | None = None,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
         self.name = "acpi-pm"
         self.sci = sci
         self.request_stop = request_stop
         self.clock = clock
         self.timer = make_timer(self._update)
+        self.suspend = suspend
+        self.wake = wake
         self.state = AcpiPmState()
         self.restored()
 
@@ -96,6 +115,15 @@ class AcpiPm:
         self.state.status |= PWRBTN
         self._update()
 
+    def rtc_alarm(self) -> None:
+        """The clock's alarm has come."""
+        self.state.status |= RTC
+        self._update()
+
+    def woken(self, status: int) -> None:
+        """The machine comes out of S3, where it had this status: WAK_STS says so (4.8.3.1.1)."""
+        self.state.status = status & EVENTS | WAK
+
     def reset(self) -> None:
         self.state = AcpiPmState()
         self.restored()
@@ -112,6 +140,9 @@ class AcpiPm:
             sleep_type = (value & SLP_TYP) >> SLP_TYP_SHIFT
             if sleep_type == SLP_TYP_S5:
                 self.request_stop(StopReason(kind=POWEROFF, detail="ACPI S5"))
+            elif sleep_type == SLP_TYP_S3 and self.suspend is not None:
+                self.state.asleep = True
+                self.suspend()  # the caller's update wakes it when an enabled event is there already
             else:
                 self.state.status |= WAK  # no such sleep state: awake again at once
 
@@ -130,6 +161,9 @@ class AcpiPm:
         self._carry()
         state = self.state
         self.sci.set(state.status & state.enable != 0)
+        if state.asleep and state.status & state.enable and self.wake is not None:
+            state.asleep = False
+            self.wake()
         if state.enable & TMR and not state.status & TMR:
             ticks = (state.half_periods + 1) << _CARRY_BIT
             self.timer.arm(-(-ticks * _NS // TIMER_HZ))

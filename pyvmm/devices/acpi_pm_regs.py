@@ -23,7 +23,7 @@ REGISTERS = (
         access="rw",
         reset=0x0001,
         section="4.8.3.2.1",
-        fields=bits("SCI_EN 0 ACPI mode", "BM_RLD 1", "GBL_RLS 2", "SLP_TYP 12:10 0 is S5", "SLP_EN 13 go to sleep"),
+        fields=bits("SCI_EN 0 ACPI mode", "BM_RLD 1", "GBL_RLS 2", "SLP_TYP 12:10 0 is S5, 1 is S3", "SLP_EN 13 go to sleep"),
     ),
     Register(name="PM_TMR", offset=8, size=4, access="r", section="4.8.3.3", fields=bits("VAL 23:0 at 3.579545 MHz")),
 )

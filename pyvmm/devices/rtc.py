@@ -61,6 +61,7 @@ class Rtc:
         irq: IRQ 8. High until register C is read.
         wall_clock: nanoseconds since 1970, UTC; the guest's clock starts with it.
         clock, make_timer: for interrupts.
+        alarm: told when the alarm comes while its interrupt is enabled: it can wake the machine.
         memory: bytes of RAM, as firmware would leave them here.
         cpus: number of processors, likewise.
     """
@@ -75,12 +76,14 @@ class Rtc:
         make_timer: MakeTimer,
         memory: int = 0,
         cpus: int = 1,
+        alarm: Callable[[], None] | None = None,
     ) -> None:
         self.name = "rtc"
         self.irq = irq
         self.wall_clock = wall_clock
         self.clock = clock
         self.timer = make_timer(self._update)
+        self.alarm = alarm
         self.state = RtcState(ram=_firmware_settings(memory, cpus), seen=wall_clock())
 
     # --- the guest's side --------------------------------------------------------------------------------------------
@@ -249,6 +252,8 @@ class Rtc:
                 alarm = self._next_alarm(second)
                 if alarm is not None and alarm <= now // _NS:
                     state.flags |= C_AF
+                    if state.ram[B] & B_AIE and self.alarm is not None:
+                        self.alarm()
         return now
 
     def _period(self) -> int:

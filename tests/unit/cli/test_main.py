@@ -160,6 +160,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     [
         (events.POWEROFF, 0, 0),
         (events.RESET, 0, 0),
+        (events.WAKE, 0, 0),
         (events.HALTED, 0, 0),
         (events.QUIT, 0, 0),
         (events.QUIT, 15, 143),
@@ -179,7 +180,7 @@ def test_statuses(kind: str, value: int, code: int) -> None:
 
 def test_every_kind_of_end_has_a_status() -> None:
     kinds = [value for name, value in vars(events).items() if name.isupper() and isinstance(value, str)]
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     for kind in kinds:
         assert 0 <= status.of(StopReason(kind=kind)) <= 255
 

@@ -27,8 +27,9 @@ class FakeMachine:
     made: list[FakeMachine] = []
     while_building: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, config: Config, consoles: list[Any], debugcon: object = None) -> None:
+    def __init__(self, config: Config, consoles: list[Any], debugcon: object = None, sleeper: object = None) -> None:
         self.config = config
+        self.sleeper = sleeper
         self.warnings: list[str] = []
         self.stopped: list[int] = []
         self.ran: tuple[float | None, bool] | None = None
@@ -89,6 +90,16 @@ def send(number: int, then: StopReason) -> Callable[[FakeMachine], StopReason]:
 def test_a_signal_stops_the_machine(machine: type[FakeMachine], number: int) -> None:
     machine.script = [send(number, POWEROFF)]
     assert session().value == number
+
+
+def test_after_a_sleep_the_next_machine_goes_on_from_the_sleeper(machine: type[FakeMachine]) -> None:
+    """Also under -no-reboot: waking is no reset. A reset then forgets the sleeper."""
+    machine.script = [StopReason(kind=events.WAKE), RESET]
+    assert session(no_reboot=True) == RESET
+    assert [each.sleeper for each in machine.made] == [None, machine.made[0]]
+    machine.made, machine.script = [], [StopReason(kind=events.WAKE), RESET, POWEROFF]
+    assert session() == POWEROFF
+    assert [each.sleeper for each in machine.made] == [None, machine.made[0], None]
 
 
 def test_a_signal_before_there_is_a_machine_is_kept(machine: type[FakeMachine]) -> None:

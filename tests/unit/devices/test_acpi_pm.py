@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.devices.acpi_pm import CONTROL, ENABLE, PWRBTN, SCI_EN, STATUS, TIMER, TIMER_HZ, TMR, WAK, AcpiPm, AcpiPmState
+from pyvmm.devices.acpi_pm import CONTROL, ENABLE, PWRBTN, RTC, SCI_EN, STATUS, TIMER, TIMER_HZ, TMR, WAK, AcpiPm, AcpiPmState
 from pyvmm.events import POWEROFF
 from tests.support.fakes import FakeLine, FakeTime, StopSink
 
@@ -58,6 +58,34 @@ def test_other_sleep_types_wake_at_once(rig: Rig) -> None:
     assert rig.stop.kinds == []
     assert rig.pm.read(STATUS, 2) == WAK
     assert rig.pm.read(CONTROL, 2) == 3 << 10 | SCI_EN
+
+
+def test_s3_stops_the_machine_until_an_enabled_event() -> None:
+    """kvm-unit-tests x86/s3.c; 16.3.2."""
+    calls: list[str] = []
+    time, line, stop = FakeTime(), FakeLine(), StopSink()
+    pm = AcpiPm(line, stop, time.clock, time.make_timer, lambda: calls.append("suspend"), lambda: calls.append("wake"))
+    pm.write(ENABLE, 2, RTC)
+    pm.write(CONTROL, 2, 0x2000 | 1 << 10)
+    assert calls == ["suspend"] and pm.read(STATUS, 2) & WAK == 0
+    pm.press_power_button()
+    assert calls == ["suspend"], "not enabled"
+    pm.rtc_alarm()
+    pm.rtc_alarm()
+    assert calls == ["suspend", "wake"] and stop.kinds == []
+    pm.reset()
+    pm.woken(RTC | PWRBTN)
+    assert pm.read(STATUS, 2) == WAK | RTC | PWRBTN
+
+
+def test_s3_with_an_event_pending_wakes_at_once() -> None:
+    calls: list[str] = []
+    time = FakeTime()
+    pm = AcpiPm(FakeLine(), StopSink(), time.clock, time.make_timer, lambda: calls.append("suspend"), lambda: calls.append("wake"))
+    pm.write(ENABLE, 2, PWRBTN)
+    pm.press_power_button()
+    pm.write(CONTROL, 2, 0x2000 | 1 << 10)
+    assert calls == ["suspend", "wake"]
 
 
 def test_4_8_3_1_power_button_interrupts_while_enabled_and_is_cleared_by_writing_one(rig: Rig) -> None:

@@ -27,7 +27,11 @@ class Rig:
     def __init__(self, wall: int = NOON * S, memory: int = 0, cpus: int = 1) -> None:
         self.line = FakeLine()
         self.time = FakeTime(start=77 * S, wall=wall)
-        self.rtc = Rtc(self.line, self.time.wall_clock, self.time.clock, self.time.make_timer, memory, cpus)
+        self.alarms = 0
+        self.rtc = Rtc(self.line, self.time.wall_clock, self.time.clock, self.time.make_timer, memory, cpus, self.alarm)
+
+    def alarm(self) -> None:
+        self.alarms += 1
 
     def i(self, index: int) -> int:
         self.rtc.write(0, 1, index)
@@ -371,3 +375,20 @@ def test_index_is_write_only_and_masks_the_nmi_bit(rig: Rig) -> None:
     assert rig.rtc.read(0, 1) == 0xFF
     rig.rtc.write(0, 1, 0x80 | D)
     assert rig.rtc.read(1, 1) == 0x80
+
+
+def test_an_alarm_with_its_interrupt_on_is_told_to_the_power_management(rig: Rig) -> None:
+    """ACPI 6.5, 4.8.3.1.1: RTC_STS. Once for each alarm, whether or not the guest read register C."""
+    for register in (rtc.SECONDS_ALARM, rtc.MINUTES_ALARM, rtc.HOURS_ALARM):
+        rig.o(register, rtc.ANY)
+    rig.time.advance(3 * S)
+    assert rig.alarms == 0
+    rig.i(C)
+    rig.o(B, 0x22)
+    rig.time.advance(S)
+    assert (rig.alarms, rig.line.level) == (1, 1)
+    rig.time.advance(3 * S)
+    assert rig.alarms == 1
+    rig.i(C)
+    rig.time.advance(S)
+    assert rig.alarms == 2
