@@ -297,11 +297,11 @@ class Machine:
         self.request_stop(reason)
 
     def pause(self) -> None:
-        """Parks every vCPU outside KVM_RUN; returns when all are. Not from a vCPU thread, nor with the machine lock held."""
+        """Parks every vCPU outside KVM_RUN; returns when all are, or somebody resumes. Not from a vCPU thread, nor with the lock held."""
         with self._state:
             self._paused = True
             self._kick_all()
-            self._state.wait_for(lambda: self._parked >= sum(map(bool, self._idents)) or self.reason is not None)
+            self._state.wait_for(lambda: self._parked >= sum(map(bool, self._idents)) or not self._paused or self.reason is not None)
 
     def resume(self) -> None:
         """Lets the vCPUs go on."""
