@@ -18,28 +18,30 @@ GUESTS = ("bench-out", "bench-in", "bench-mmio-write", "bench-mmio-read")
 _FEW = 1000
 
 
-def inside(image: Path, fmt: str, *options: str) -> tuple[int, int]:
-    """(exits, nanoseconds) of one run of pyvmm, measured in its process."""
+def inside(image: Path, fmt: str, *options: str) -> tuple[int, int, int]:
+    """(exits, nanoseconds, nanoseconds on a CPU) of one run of pyvmm, measured in its process."""
     command = [sys.executable, "-m", "tests.bench.inside", str(image), fmt, *options]
     done = subprocess.run(command, cwd=contestants.CHECKOUT, capture_output=True, text=True, timeout=contestants.RUN_TIMEOUT)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-1000:]}")
-    exits, nanoseconds = done.stdout.split()
-    return int(exits), int(nanoseconds)
+    exits, nanoseconds, cpu = map(int, done.stdout.split())
+    return exits, nanoseconds, cpu
 
 
 def _pyvmm(image: Path, count: int) -> Mapping[str, float]:
-    return {"ns": inside(image, "flat32")[1] / count}
+    _, nanoseconds, cpu = inside(image, "flat32")
+    return {"wall": nanoseconds / count, "cpu": cpu / count}
 
 
 def _bare(image: Path) -> Mapping[str, float]:
-    exits, nanoseconds = contestants.bare(image)
-    return {"ns": nanoseconds / exits}
+    exits, nanoseconds, cpu = contestants.bare(image)
+    return {"wall": nanoseconds / exits, "cpu": cpu / exits}
 
 
 def _qemu(many: Path, few: Path, difference: int) -> Mapping[str, float]:
-    wall = [contestants.launch([*contestants.QEMU, *contestants.QEMU_EXIT, "-kernel", str(image)], status=1).wall for image in (many, few)]
-    return {"ns": (wall[0] - wall[1]) * 1e6 / difference}
+    command = [*contestants.QEMU, *contestants.QEMU_EXIT, "-kernel"]
+    long, short = (contestants.launch([*command, str(image)], status=1) for image in (many, few))
+    return {"wall": (long.wall - short.wall) * 1e6 / difference, "cpu": (long.cpu - short.cpu) * 1e6 / difference}
 
 
 def measure(rounds: int) -> Section:
@@ -50,8 +52,9 @@ def measure(rounds: int) -> Section:
         how="A guest's loop of single accesses to a port or address nobody claims: nanoseconds per access, median (quartiles, min), "
         f"{rounds} rounds, contestants in turn. pyvmm is measured from the start of `Machine.run` to its end, the C loop "
         "(`tests/bench/bare.c`) from its first KVM_RUN to the last, QEMU microvm by the difference between a long run and a short one "
-        f"({_FEW} accesses). HLT: CPU time of the whole process for each of the PIT's wake-ups (1 kHz; the wake-up itself is the "
-        "kernel's work), by the difference of two runs; without QEMU, whose microvm lets no PIT interrupt in before firmware says so.",
+        f"({_FEW} accesses). CPU time is what a busy host disturbs least. HLT: CPU time of the whole process for each of the PIT's "
+        "wake-ups (1 kHz; the wake-up itself is the kernel's work), by the difference of two runs; without QEMU, whose microvm lets no PIT interrupt in "
+        "before firmware says so.",
         header=["guest", "C loop, ns", "pyvmm, ns", "QEMU microvm, ns", "pyvmm / C", "QEMU / C"],
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,17 +70,19 @@ def measure(rounds: int) -> Section:
                 "pyvmm": partial(_pyvmm, image, count),
                 "QEMU": partial(_qemu, many, few, count - _FEW),
             }
-            _add(section, guest, who, "ns", rounds)
-        _add(section, "bench-hlt (CPU)", _halting(Path(scratch)), "cpu", rounds)
+            _add(section, guest, who, rounds)
+        _add(section, "bench-hlt", _halting(Path(scratch)), rounds)
     return section
 
 
-def _add(section: Section, label: str, who: dict[str, Measure], quantity: str, rounds: int) -> None:
-    found = {name: samples[quantity] for name, samples in paired(who, rounds).items()}
-    values = [found[name].spread(0) if name in found else "" for name in ("C", "pyvmm", "QEMU")]
-    ratios = [found[name].over(found["C"]).spread(2) if name in found else "" for name in ("pyvmm", "QEMU")]
-    section.rows.append([label, *values, *ratios])
-    section.raw[label] = {name: samples.values for name, samples in found.items()}
+def _add(section: Section, guest: str, who: dict[str, Measure], rounds: int) -> None:
+    results = paired(who, rounds)
+    for quantity in results["C"]:
+        found = {name: samples[quantity] for name, samples in results.items()}
+        values = [found[name].spread(0) if name in found else "" for name in ("C", "pyvmm", "QEMU")]
+        ratios = [found[name].over(found["C"]).spread(2) if name in found else "" for name in ("pyvmm", "QEMU")]
+        section.rows.append([f"{guest}, {quantity}", *values, *ratios])
+    section.raw[guest] = {name: {key: each.values for key, each in samples.items()} for name, samples in results.items()}
 
 
 _HALTS = b"\xb9\xe8\x03"  # mov cx, 1000

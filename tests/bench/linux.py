@@ -79,7 +79,7 @@ def measure(rounds: int) -> Section:
         title="Linux to /init",
         how="Debian's cloud kernel, busybox initramfs, `console=ttyS0`, 1 vCPU, 256 MiB; /init powers off. Exits (of the whole run, "
         "power-off included) by `perf stat -e kvm:kvm_userspace_exit,kvm:kvm_exit`; times are those of an emulated host. "
-        f"Median (quartiles, min), {rounds} round(s) after one for warming up.",
+        f"Median (quartiles, min), {rounds} round(s).",
         header=["", "wall to /init, s", "guest's uptime at /init, s", "user-space exits", "kernel exits"],
     )
     with tempfile.TemporaryDirectory() as name:
@@ -89,7 +89,7 @@ def measure(rounds: int) -> Section:
         who: dict[str, Measure] = {
             each: partial(_boot, command, scratch) for each, command in _contestants(kernel, str(initrd)).items()
         }
-        for each, found in paired(who, rounds).items():
+        for each, found in paired(who, rounds, warm=False).items():
             exits = [found[event].spread(0) if event in found else "not counted (no perf)" for event in _EVENTS]
             section.rows.append([each, found["wall"].spread(), found["uptime"].spread(2), *exits])
             section.raw[each] = {key: samples.values for key, samples in found.items()}

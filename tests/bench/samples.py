@@ -21,7 +21,9 @@ class Samples:
 
     def spread(self, digits: int = 1) -> str:
         """``median (quartile - quartile, min)``"""
-        low, _, high = quantiles(self.values, n=4) if len(self.values) > 1 else (self.values[0],) * 3
+        if len(self.values) == 1:
+            return f"{self.values[0]:.{digits}f}"
+        low, _, high = quantiles(self.values, n=4)
         return f"{self.median:.{digits}f} ({low:.{digits}f} - {high:.{digits}f}, min {min(self.values):.{digits}f})"
 
     def over(self, other: Samples) -> Samples:
@@ -32,12 +34,12 @@ class Samples:
 Results = dict[str, dict[str, Samples]]  # contestant -> quantity -> samples
 
 
-def paired(contestants: Mapping[str, Measure], rounds: int) -> Results:
-    """Runs A B C, A B C, ...: a busy moment of the host meets all alike. A first round warms caches and is not counted."""
+def paired(contestants: Mapping[str, Measure], rounds: int, warm: bool = True) -> Results:
+    """Runs A B C, A B C, ...: a busy moment of the host meets all alike. With ``warm`` a first round fills caches, uncounted."""
     results: Results = {name: {} for name in contestants}
-    for number in range(rounds + 1):
+    for number in range(rounds + warm):
         for name, measure in contestants.items():
             for quantity, value in measure().items():
-                if number:
+                if number >= warm:
                     results[name].setdefault(quantity, Samples()).values.append(value)
     return results
