@@ -157,11 +157,11 @@ class IoLoop:
             if not self._take_lock():
                 return
             try:
-                for fd, _ in events:
+                for fd, callback in [(fd, self._readers.get(fd)) for fd, _ in events]:
                     if fd == self._wake:
                         os.eventfd_read(fd)
-                    elif fd in self._readers:
-                        self._readers[fd]()
+                    elif callback is not None and self._readers.get(fd) is callback:
+                        callback()  # else an earlier one has removed it; the number may be somebody else's, with nothing to read
                 self._expire()
             finally:
                 self._lock.release()

@@ -100,6 +100,21 @@ def test_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.host_memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.parametrize("flags", ["-O", "-OO", "-B", "-W error", "-X dev -W error", "-I -P"])
+def test_any_way_to_run_python(flags: str) -> None:
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[1:] = ['run', 'hello']; from pyvmm.cli import entry; entry()"
+    done = subprocess.run([COMMAND[0], *flags.split(), "-c", program], capture_output=True, timeout=PATIENCE, cwd="/proc")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"Hello, world!")
+
+
+def test_no_locale() -> None:
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*COMMAND, "run", "gr\u00fc\u00dfe"], capture_output=True, timeout=PATIENCE, cwd=ROOT, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1 and done.stderr.isascii()
+
+
 # --- what a machine gives back ------------------------------------------------------------------------------------------
 def test_closing_gives_guest_memory_back_at_once(tmp_path: Path) -> None:
     """A guest that resets again and again must not wait for the garbage collector: its machines are full of cycles."""

@@ -72,6 +72,29 @@ def test_a_regular_file_is_not_watched(loop: IoLoop, tmp_path: Path) -> None:
         loop.remove_reader(file.fileno())  # harmless
 
 
+def test_a_number_given_to_another_reader_does_not_inherit_the_event(loop: IoLoop) -> None:
+    pipes = [os.pipe() for _ in range(2)]
+    calls: list[str] = []
+
+    def reader(own: int, other: int) -> None:  # the first one called gives the other's number to a pipe with nothing in it
+        calls.append("old")
+        loop.remove_reader(own)
+        loop.remove_reader(other)
+        os.dup2(empty[0], other)
+        loop.add_reader(other, lambda: calls.append("new"))
+        loop.stop()
+
+    empty = os.pipe()
+    for at in (0, 1):
+        own, other = pipes[at][0], pipes[1 - at][0]
+        loop.add_reader(own, lambda own=own, other=other: reader(own, other))  # type: ignore[misc]
+        os.write(pipes[at][1], b"x")
+    run(loop)
+    for fd in (*pipes[0], *pipes[1], *empty):
+        os.close(fd)
+    assert calls == ["old"]
+
+
 def test_a_removed_reader_is_not_called_even_when_its_event_is_there_already(loop: IoLoop) -> None:
     pipes = [os.pipe() for _ in range(2)]
     calls: list[int] = []
