@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,9 +29,10 @@ PRINTING = bytes.fromhex("66baf803 ee ebfd")  # out 0x3f8, al; again
 MMIO = bytes.fromhex("a3000000d0 ebf9")  # mov [0xd0000000], eax; again
 GUESTS = {"halted": vm.HALT, "spinning": vm.HANG, "exiting": EXITING, "printing": PRINTING, "mmio": MMIO}
 RESET = bytes.fromhex("b0fe e664")
+StormResult = tuple[list[events.StopReason], list[BaseException]]
 
 
-def storm(machine: Machine, acts: list[Callable[[], object]], seconds: float, seed: int) -> StormResult:
+def storm(machine: Machine, acts: Sequence[Callable[[], object]], seconds: float, seed: int) -> StormResult:
     """Runs the machine while four threads do random acts; then stops it."""
     errors: list[BaseException] = []
     ending = threading.Event()
@@ -63,9 +64,6 @@ def storm(machine: Machine, acts: list[Callable[[], object]], seconds: float, se
     return reasons, errors
 
 
-StormResult = tuple[list[events.StopReason], list[BaseException]]
-
-
 @pytest.mark.parametrize("smp", [1, 2, 4])
 @pytest.mark.parametrize("guest", GUESTS)
 def test_pause_resume_and_kicks_from_four_threads(guest: str, smp: int, tmp_path: Path) -> None:
@@ -86,13 +84,18 @@ def test_the_guest_runs_on_after_a_storm(tmp_path: Path) -> None:
             machine.pause()
             before = machine.memory.unpack("<I", 0x200000)
             machine.resume()
-            wait_until(lambda before=before: machine.memory.unpack("<I", 0x200000) != before, "progress", 30)  # type: ignore[misc]
+            wait_until(lambda before=before: machine.memory.unpack("<I", 0x200000) != before, "progress", 30)
 
 
 def test_nobody_runs_while_paused(tmp_path: Path) -> None:
     with vm.flat(bytes.fromhex("ff0500002000 ebf8"), tmp_path) as (machine, _), vm.running(machine):
         ending = threading.Event()
-        kicker = threading.Thread(target=lambda: [machine._kick_all() for _ in iter(ending.is_set, True)])
+
+        def kick() -> None:
+            while not ending.is_set():
+                machine._kick_all()
+
+        kicker = threading.Thread(target=kick)
         kicker.start()
         try:
             for _ in range(CYCLES // 2):
@@ -115,7 +118,7 @@ def test_start_and_stop_again_and_again(guest: str, tmp_path: Path) -> None:
             console.write = lambda data: None  # type: ignore[method-assign]
             machine.devices["serial0"].output = console.write
             delay = rng.choice((0, 0.0005, 0.002, rng.random() * 0.02))
-            stopper = threading.Thread(target=lambda delay=delay, machine=machine: (time.sleep(delay), machine.stop()))  # type: ignore[misc]
+            stopper = threading.Timer(delay, machine.stop)
             stopper.start()
             start = time.monotonic()
             reason = machine.run(vm.TIMEOUT)

@@ -16,6 +16,7 @@ import pytest
 from pyvmm import events, machine, memory
 from pyvmm.errors import GuestFault, HostError, PyvmmError
 from pyvmm.layout import MIB
+from pyvmm.threads import Thread
 from tests.support import vm
 from tests.support.process import COMMAND, PATIENCE, ROOT
 
@@ -47,15 +48,16 @@ def test_little_address_space(mib: int) -> None:
 
 def test_no_thread_for_a_vcpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vCPUs that have a thread by then must be off KVM_RUN when the error comes: their machine is closed next."""
-    start, started = machine.Thread.start, []
+    start = Thread.start
+    started: list[Thread] = []
 
-    def scarce(self: machine.Thread) -> None:
+    def scarce(self: Thread) -> None:
         if len(started) == 2:
             raise RuntimeError("can't start new thread")
         started.append(self)
         start(self)
 
-    monkeypatch.setattr(machine.Thread, "start", scarce)
+    monkeypatch.setattr(Thread, "start", scarce)
     with vm.flat(vm.HANG, tmp_path, smp=3) as (one, _):
         with pytest.raises(HostError, match="no thread for vCPU 2"):
             one.run(vm.TIMEOUT)
