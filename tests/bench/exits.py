@@ -53,8 +53,8 @@ def measure(rounds: int) -> Section:
         f"{rounds} rounds, contestants in turn. pyvmm is measured from the start of `Machine.run` to its end, the C loop "
         "(`tests/bench/bare.c`) from its first KVM_RUN to the last, QEMU microvm by the difference between a long run and a short one "
         f"({_FEW} accesses). CPU time is what a busy host disturbs least. HLT: CPU time of the whole process for each of the PIT's "
-        "wake-ups (1 kHz; the wake-up itself is the kernel's work), by the difference of two runs; without QEMU, whose microvm lets no PIT interrupt in "
-        "before firmware says so.",
+        "wake-ups (1 kHz; the wake-up itself is the kernel's work), by the difference of two runs; without QEMU, "
+        "whose microvm lets no PIT interrupt in before firmware says so.",
         header=["guest", "C loop, ns", "pyvmm, ns", "QEMU microvm, ns", "pyvmm / C", "QEMU / C"],
     )
     with tempfile.TemporaryDirectory() as scratch:
