@@ -1,7 +1,7 @@
 """The little of ``threading`` that a machine needs, on ``_thread`` itself.
 
-``import threading`` (with collections, functools, operator behind it) costs a start of pyvmm 16 of 104 million
-instructions; these two classes cost 0.5. They behave as their namesakes do.
+A start of pyvmm with ``import threading`` (collections, functools, operator behind it) takes 104 million instructions by
+valgrind's count, with these two classes 93. They behave as their namesakes do.
 """
 
 from __future__ import annotations

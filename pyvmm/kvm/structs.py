@@ -1,8 +1,8 @@
 """Structures of <linux/kvm.h> and <asm/kvm.h> (x86-64) as ctypes, under the header's own names.
 
-They are declared as in the header and made into classes when first named: a run needs a dozen of them, and to make all
-was 9 % of a start's instructions (valgrind: 11 of 129 million). A test compiles the header, where a compiler is there,
-and compares size and every field's offset.
+They are declared as in the header and made into classes when first named: a run needs few of them, and to make all took a
+noticeable part of a start (native.py has the figure). A test compiles the header, where a compiler is there, and compares
+size and every field's offset.
 
 Flexible arrays are left out: ``with_array`` makes a type with ``n`` entries behind the fixed part, whose size is what
 the ioctl number encodes.
