@@ -59,7 +59,7 @@ class Guest:
     """One VM with 2 MiB of RAM, no interrupt controller and one vCPU, for the time of one probe. A context manager."""
 
     def __init__(self, bench: Bench, state: CpuState, code: bytes) -> None:
-        from pyvmm.machine import set_boot_state
+        from pyvmm.poweron import set_boot_state
 
         self.memory = GuestMemory(2 * MIB)
         self.vm = bench.kvm.create_vm()

@@ -28,8 +28,8 @@ from pyvmm.kvm.system import Kvm
 from pyvmm.kvm.vcpu import Vcpu, kick, run_ioctl
 from pyvmm.kvm.vm import Vm
 from pyvmm.layout import IDENTITY_MAP, LAPIC, MIB, TSS
-from pyvmm.machine import set_boot_state
 from pyvmm.memory import GuestMemory
+from pyvmm.poweron import set_boot_state
 
 pytestmark = pytest.mark.kvm
 

@@ -18,7 +18,8 @@ from pyvmm.errors import ConfigError
 from pyvmm.kvm.system import Kvm
 from pyvmm.kvm.vcpu import Vcpu
 from pyvmm.layout import IDENTITY_MAP, MIB, TSS
-from pyvmm.machine import Machine, set_boot_state
+from pyvmm.machine import Machine
+from pyvmm.poweron import set_boot_state
 from tests.support.entry_cases import ACCEPTED, REFUSED, Case, has_feature
 from tests.support.entry_guests import GUESTS, MEMORY, EntryGuest
 from tests.support.vm import DEBUG_EXIT, TIMEOUT

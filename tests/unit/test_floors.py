@@ -19,7 +19,7 @@ FLOORS = {
     "memory": MACHINE_SIDE, "bus": MACHINE_SIDE, "irq": MACHINE_SIDE, "ioloop": MACHINE_SIDE,
     "backends": DEVICES, "devices": DEVICES, "boot": DEVICES, "catalogue": DEVICES,
     "runloop": LOOP, "exits": LOOP, "cpuid": LOOP, "cpu_models": LOOP,
-    "machine": MACHINE, "board": MACHINE, "coalesce": MACHINE,
+    "machine": MACHINE, "poweron": MACHINE, "board": MACHINE, "coalesce": MACHINE,
     "observe": OBSERVE, "hostcheck": OBSERVE, "probes": OBSERVE,
     "status": CLI, "cli": CLI, "__main__": CLI,
 }  # fmt: skip

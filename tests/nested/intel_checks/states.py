@@ -103,7 +103,7 @@ def _outcome_of(vcpu: Vcpu) -> str:
 
 
 def load(vcpu: Vcpu, state: CpuState) -> None:
-    """KVM_SET_SREGS and KVM_SET_REGS of a state, without a look at it: machine.set_boot_state would refuse half of these."""
+    """KVM_SET_SREGS and KVM_SET_REGS of a state, without a look at it: poweron.set_boot_state would refuse half of these."""
     sregs, regs = vcpu.get_sregs(), structs.kvm_regs()
     for name, value in state:
         if isinstance(value, Segment | Table):
