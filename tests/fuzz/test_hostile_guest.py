@@ -31,7 +31,7 @@ COUNT = int(os.environ.get("PYVMM_FUZZ", "30"))
 FIRST = int(os.environ.get("PYVMM_FUZZ_SEED", "0"))
 SECONDS = 0.15  # for one guest: many hang, and then it is all that passes
 GUARD = 64 << 10
-LEGITIMATE = {events.POWEROFF, events.RESET, events.DEBUG_EXIT, events.HALTED, events.CRASH, events.TIMEOUT}
+LEGITIMATE = {events.POWEROFF, events.RESET, events.DEBUG_EXIT, events.HALTED, events.CRASH, events.TIMEOUT, events.WAKE}
 PATTERN = bytes(range(256)) * (GUARD // 256)
 
 
