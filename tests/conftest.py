@@ -7,6 +7,8 @@ not every KVM can do (``@pytest.mark.kvm("paging32")``): that is found out by tr
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.support import features
@@ -14,6 +16,11 @@ from tests.support import features
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-kvm", action="store_true", help="fail when a KVM test cannot run for want of /dev/kvm")
+
+
+def pytest_configure() -> None:
+    # A runner started by nohup ignores SIGHUP, and so would the processes whose reaction to it is tested.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ from pyvmm.errors import ConfigError
 
 
 def command(arguments: list[str]) -> int:
-    """Describes one image; a name from the catalogue does as well."""
+    """Describes one image; a name from the catalogue does as well. Status 2 when it cannot boot."""
     if len(arguments) == 3 and arguments[0].lstrip("-") == "format":
         fmt, path = arguments[1], arguments[2]
     elif len(arguments) == 1:
@@ -21,5 +21,6 @@ def command(arguments: list[str]) -> int:
     if "/" not in path and not os.path.exists(path):
         guest = catalogue.find(path)
         path, fmt = guest.file, guest.format if fmt == "auto" else fmt
-    print("\n".join(describe(path, fmt)))
-    return status.OK
+    lines = describe(path, fmt)
+    print("\n".join(lines))
+    return status.USAGE if any(line.startswith("cannot boot") for line in lines) else status.OK

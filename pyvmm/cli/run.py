@@ -31,6 +31,11 @@ def command(arguments: list[str]) -> int:
     if options.config is None:
         print(help_text(), end="")
         return status.OK
+    if options.config.cpu == "help":
+        from pyvmm import cpuid
+
+        print(cpuid.help_text())
+        return status.OK
     session = Session(options.config, options.debugcon)
     try:
         reason = session.run(options.timeout, options.paused)

@@ -188,3 +188,16 @@ def test_every_kind_of_end_has_a_status() -> None:
 def test_pyvmms_own_statuses_cannot_be_a_guests() -> None:
     own = {status.USAGE, status.CRASH, status.KVM, status.VMM, status.TIMEOUT}
     assert len(own) == 5 and all(code % 2 == 0 and code for code in own)
+
+
+def test_cpu_help_lists_models_and_features(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "hello", "-cpu", "help"]) == 0
+    shown = capfd.readouterr().out
+    assert "qemu64" in shown and "x2apic" in shown
+
+
+def test_inspect_of_what_cannot_boot_has_status_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"\x7fELF" + bytes(60))
+    assert cli.main(["inspect", str(image)]) == 2
+    assert "cannot boot" in capfd.readouterr().out
