@@ -19,8 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # A runner started by nohup ignores SIGHUP, and so would the processes whose reaction to it is tested.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # A runner started by nohup ignores SIGHUP, a shell's background job SIGINT and SIGQUIT, and so would the processes whose
+    # reaction to them is tested. (A handler, as SIGINT gets here, becomes the default in a child.)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
