@@ -44,7 +44,6 @@ TSS = 0xFFFB_D000
 # --- boot structures in low RAM (each boot path uses its own; none overlaps) ------------------------------------------
 BOOT_SECTOR = 0x7C00
 BOOT_GDT = 0x0500
-BOOT_IDT = 0x0520
 BOOT_TSS = 0x0600
 BOOT_INFO = 0x6000  # multiboot info / hvm_start_info, with their maps and module lists behind
 BOOT_PARAMS = 0x7000  # Linux zero page, 4 KiB

@@ -11,17 +11,13 @@ from struct import pack
 
 from pyvmm.boot.cpu import SELECTOR_CODE, SELECTOR_DATA, long_mode, memory_for, protected_mode, real_mode
 from pyvmm.cpuid import Cpuid
+from pyvmm.csignal import signal
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.kvm import structs, uapi
 from pyvmm.kvm.system import Kvm
 from pyvmm.kvm.vcpu import kick, run_ioctl
 from pyvmm.layout import IDENTITY_MAP, MIB, PAGE, TSS
 from pyvmm.memory import GuestMemory
-
-try:
-    import _signal as signal
-except ImportError:
-    import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
