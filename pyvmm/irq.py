@@ -2,9 +2,14 @@
 
 A GSI may be shared (ISA COM1/COM3, PCI INTx): its level is the OR of its sources, so every device gets a source of
 its own and only a change of the OR reaches the interrupt controller (one ioctl per 0 <-> 1 change).
+
+Lines may be driven from any thread, I/O threads included: a lock of their own, under which nothing but ``drive`` is called,
+keeps count and level together. One source has one owner, who orders its own calls.
 """
 
 from __future__ import annotations
+
+from pyvmm.threads import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +24,11 @@ if TYPE_CHECKING:
 
         def pulse(self) -> None:
             """High, then low: one edge."""
+
+    SendMsi = Callable[[], None]
+    """Sends one prepared message-signalled interrupt; from any thread, never raises for what a guest has programmed."""
+    MakeMsi = Callable[[int, int], SendMsi]
+    """(address, data) as the guest wrote them -> the function that sends this message."""
 
 
 class IrqSource:
@@ -44,17 +54,19 @@ class IrqSource:
 class SharedLine:
     """The wired OR of all sources on one GSI."""
 
-    __slots__ = ("gsi", "high", "drive")
+    __slots__ = ("gsi", "high", "drive", "_lock")
 
     def __init__(self, gsi: int, drive: Callable[[int, int], None]) -> None:
         self.gsi = gsi
         self.high = 0  # how many sources are high
         self.drive = drive
+        self._lock = Lock()
 
     def changed(self, step: int) -> None:
-        before, self.high = self.high, self.high + step
-        if not before or not self.high:
-            self.drive(self.gsi, 1 if self.high else 0)
+        with self._lock:  # the ioctl as well: two threads' levels must arrive in the order they were counted
+            before, self.high = self.high, self.high + step
+            if not before or not self.high:
+                self.drive(self.gsi, 1 if self.high else 0)
 
 
 class IrqLines:
