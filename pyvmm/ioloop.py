@@ -139,11 +139,11 @@ class IoLoop:
             try:
                 before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
             except ValueError:  # not the main thread: handlers run elsewhere
-                self._serve()
+                self.serve()
                 return
             try:
                 self.add_reader(wake, lambda: _empty(wake))
-                self._serve()
+                self.serve()
             finally:
                 self.remove_reader(wake)
                 signal.set_wakeup_fd(before)
@@ -151,7 +151,8 @@ class IoLoop:
             os.close(wake)
             os.close(written)
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
+        """``run`` without the care for signals: for a thread that has them blocked."""
         while not self._stopped:
             events = self._epoll.poll(self._timeout())
             if not self._take_lock():

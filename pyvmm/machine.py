@@ -25,7 +25,7 @@ from pyvmm.kvm.vcpu import kick
 from pyvmm.memory import GuestMemory
 from pyvmm.poweron import irqchip_routes, set_boot_state, start_timer, wire_lapic, wire_pics
 from pyvmm.runloop import RunLoop, Stop
-from pyvmm.threads import Condition, Lock, Thread, get_ident
+from pyvmm.threads import Condition, Lock, Thread, block_signals, get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 KICK = signal.SIGUSR1  # blocked in vCPU threads except inside KVM_RUN, so it needs no handler
 _ALL_SIGNALS = (1 << 64) - 1
-_BLOCKED = (*range(1, 32), *range(34, 65))  # 32 and 33 are the C library's own
 _MTRR_DEF_TYPE = 0x2FF
 _MTRR_WRITE_BACK = 0x806  # enabled, default type write-back: what firmware leaves behind (SDM Vol 3A 12.11.2.1)
 JOIN_SECONDS = 5  # how long the vCPU threads may take to end before shutdown goes on without them
@@ -230,7 +229,7 @@ class Machine:
         return any(thread.is_alive() for thread in self._threads)
 
     def _vcpu_thread(self, index: int) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # signals are the main thread's; KICK opens in KVM_RUN
+        block_signals()  # KICK opens in KVM_RUN
         with self._state:
             self._idents[index] = get_ident()
         try:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from _thread import RLock, allocate_lock, get_ident, start_new_thread
 
+from pyvmm.csignal import signal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Condition", "Lock", "Thread", "get_ident"]
+__all__ = ["Condition", "Lock", "Thread", "block_signals", "get_ident"]
 
 Lock = allocate_lock
+_SIGNALS = (*range(1, 32), *range(34, 65))  # 32 and 33 are the C library's own
+
+
+def block_signals() -> None:
+    """First thing in a thread: signals are the main thread's business."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 class Thread:

@@ -1,0 +1,73 @@
+"""A device's own I/O thread: an ``IoLoop`` beside the main one, for doorbells whose service may wait for the host.
+
+Its callbacks run WITHOUT the machine lock and must never take it: a vCPU may hold that lock while it waits for this thread.
+The thread starts with the first reader, so a disk whose driver never comes costs none.
+"""
+
+from __future__ import annotations
+
+from pyvmm.errors import HostError
+from pyvmm.ioloop import IoLoop
+from pyvmm.threads import Lock, Thread, block_signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class IoThread:
+    """An I/O loop on a thread of its own.
+
+    Args:
+        crashed: called with what a callback raised (a bug in pyvmm, the thread has ended then), or a HostError when the host
+            gives no thread. From any thread.
+
+    Attributes:
+        loop: for timers; readers go through this object.
+    """
+
+    def __init__(self, crashed: Callable[[BaseException], None]) -> None:
+        self._crashed = crashed
+        self.loop = IoLoop(Lock())  # nobody else takes this lock: the loop wants one
+        self._starting = Lock()
+        self._thread: Thread | None = None
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> bool:
+        """Calls ``callback`` on this object's thread whenever ``fd`` is readable (``IoLoop.add_reader``)."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = Thread(target=self._run)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # "can't start new thread"
+                    self._crashed(HostError("no thread for a disk's I/O: use fewer disks, or raise `ulimit -u` and `ulimit -v`"))
+        return self.loop.add_reader(fd, callback)
+
+    def remove_reader(self, fd: int) -> None:
+        """Stops watching. A callback that has begun on the other thread goes on: the caller closes ``fd`` when its device is idle."""
+        self.loop.remove_reader(fd)
+
+    def _run(self) -> None:
+        block_signals()
+        try:
+            self.loop.serve()
+        except BaseException as error:  # nothing a guest does may show anybody a traceback
+            self._crashed(error)
+
+    def stop(self) -> None:
+        """Ends the thread after the callback it is in."""
+        self.loop.stop()
+
+    def join(self, timeout: float) -> None:
+        """Waits for its end after ``stop``, at most ``timeout`` seconds."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread has been started and has not ended."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def close(self) -> None:
+        """Closes the loop's descriptors; not while the thread is alive."""
+        self.loop.close()
