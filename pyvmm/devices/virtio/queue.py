@@ -1,0 +1,263 @@
+"""The device's half of a split virtqueue. Sections are those of the Virtio specification 1.2.
+
+Everything here is in memory that a hostile driver may change at any moment, so each word is read once into a local and judged
+there; the work for one chain is bounded by the size of its table. What the specification forbids raises QueueError, which the
+core turns into DEVICE_NEEDS_RESET. A buffer outside RAM is no fault of the ring: the chain comes back marked ``faulty``, so
+that a device with a status byte can fail the one request.
+
+Ring indices go through memoryviews cast to native 16-bit words: one load or store each, never torn. x86 keeps stores in order
+and loads in order (TSO); the one barrier needed is between a store and a later load (2.7.7.2, 2.7.10.1), and a locked
+instruction is one: taking and giving back a lock that nobody else wants.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm.errors import GuestFault
+from pyvmm.threads import Lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.memory import GuestMemory
+
+DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4  # 2.7.5
+AVAIL_NO_INTERRUPT = 1  # 2.7.6
+USED_NO_NOTIFY = 1  # 2.7.8
+SIZE_MAX = 32768  # 2.7
+INDIRECT_MAX = 1024  # descriptors in an indirect chain when the queue is smaller: drivers exceed small queues (QEMU takes as many)
+
+_DESC = struct.Struct("<QIHH")
+_TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
+
+
+class QueueError(Exception):
+    """The driver broke the ring; the message is one line. The device needs a reset."""
+
+
+class Chain:
+    """One request: the buffers of a descriptor chain, as views of guest RAM.
+
+    Attributes:
+        head: what ``push`` wants back.
+        readable, writable: views in the order of the chain; none is empty, buffers of length 0 leave no trace.
+        readable_length, writable_length: bytes in these views.
+        faulty: "" or, in words, which buffer lies outside RAM; its view is left out. Such a chain must not be executed:
+            the device fails the request if it can still say so, and else raises ``QueueError(chain.faulty)``.
+        status_lost: the last device-writable byte is one that lies outside RAM, so ``writable[-1][-1]`` is not it.
+    """
+
+    __slots__ = ("head", "readable", "writable", "readable_length", "writable_length", "faulty", "status_lost")
+
+    def __init__(
+        self,
+        head: int,
+        readable: list[memoryview],
+        writable: list[memoryview],
+        readable_length: int,
+        writable_length: int,
+        faulty: str = "",
+        status_lost: bool = False,
+    ) -> None:
+        self.head = head
+        self.readable = readable
+        self.writable = writable
+        self.readable_length = readable_length
+        self.writable_length = writable_length
+        self.faulty = faulty
+        self.status_lost = status_lost
+
+
+class VirtQueue:
+    """A ring that the driver has enabled. One thread at a time pops; pushing threads take ``lock``, if there are several.
+
+    Args:
+        memory: guest RAM. Only views are kept, so the memory may be closed at any time.
+        size: number of descriptors, a power of two up to 32768.
+        desc, avail, used: guest physical addresses of the three parts.
+        event_idx, indirect: whether these features were negotiated.
+        last_avail, next_used: where to go on (snapshots); 0 for a new ring.
+
+    Attributes:
+        lock: for the device: held around ``push`` and ``should_signal`` where completions come from several threads.
+
+    Raises:
+        QueueError: a part is misaligned or not wholly in RAM, or the size is impossible.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        size: int,
+        desc: int,
+        avail: int,
+        used: int,
+        *,
+        event_idx: bool,
+        indirect: bool,
+        last_avail: int = 0,
+        next_used: int = 0,
+    ) -> None:
+        if not 0 < size <= SIZE_MAX or size & (size - 1):
+            raise QueueError(f"queue size {size} is not a power of two up to {SIZE_MAX}")
+        self.size = size
+        self.last_avail = last_avail
+        self.next_used = next_used
+        self.lock = Lock()
+        self._memory = memory
+        self._event_idx = event_idx
+        self._indirect = indirect
+        event = 2 if event_idx else 0  # 2.7.6, 2.7.8: without the feature nobody looks at the last two bytes
+        self._table = self._ring("descriptor table", desc, 16 * size, 16)
+        self._avail = self._ring("available ring", avail, 4 + 2 * size + event, 2).cast("H")
+        whole = self._ring("used ring", used, 4 + 8 * size + event, 4)
+        self._used = whole.cast("H")
+        self._elements = whole[: 4 + 8 * size].cast("I")  # element i at words 1 + 2i (id) and 2 + 2i (length)
+        self._signalled = next_used
+        self._mask = size - 1
+        self._fence = Lock()
+        low = memory.regions[0]  # nearly all buffers; the rest goes through memory.view
+        self._low = low.view[:] if low.gpa == 0 else memoryview(b"")
+        self._low_end = len(self._low)
+
+    def _ring(self, what: str, gpa: int, length: int, alignment: int) -> memoryview:
+        if gpa % alignment:
+            raise QueueError(f"{what} at {gpa:#x} is not aligned to {alignment}")
+        try:
+            return self._memory.view(gpa, length)
+        except GuestFault:
+            raise QueueError(f"{what} at {gpa:#x}+{length:#x} is not inside guest RAM") from None
+
+    # --- available ring ----------------------------------------------------------------------------------------------
+    def pop(self) -> Chain | None:
+        """The next request, or None when the driver has made no more available.
+
+        Raises:
+            QueueError: the available ring or this chain breaks the rules; the queue does not move on.
+        """
+        available = self._avail[1]
+        last = self.last_avail
+        if available == last:
+            return None
+        size = self.size
+        # Chains that are in flight still own a descriptor each, so both together cannot be more than there are (2.7.13.1).
+        if (available - last & 0xFFFF) + (last - self.next_used & 0xFFFF) > size:
+            raise QueueError(f"available index {available} after {last}, with {last - self.next_used & 0xFFFF} of {size} in flight")
+        head = index = self._avail[2 + (last & self._mask)]
+        table = self._table
+        entries = left = size
+        low = self._low
+        low_end = self._low_end
+        unpack = _DESC.unpack_from
+        readable: list[memoryview] = []
+        writable: list[memoryview] = []
+        readable_length = writable_length = 0
+        seen_writable = False
+        faulty = ""
+        lost = -1  # how many writable views there were at the last one outside RAM
+        while True:
+            if index >= entries:
+                raise QueueError(f"descriptor {index} of a table of {entries}, in chain {head}")
+            if not left:
+                raise QueueError(f"chain {head} has a loop, or more descriptors than allowed")
+            left -= 1
+            address, length, flags, following = unpack(table, index << 4)
+            if flags & DESC_INDIRECT:
+                if table is not self._table:
+                    raise QueueError(f"nested indirect descriptor in chain {head}")
+                table = self._indirect_table(address, length, flags)
+                entries = length >> 4
+                left = min(entries, max(size, INDIRECT_MAX))
+                index = 0
+                continue
+            if flags & DESC_WRITE:
+                seen_writable = True
+                if length:
+                    end = address + length
+                    view = low[address:end] if end <= low_end else self._far(address, length)
+                    if view is None:
+                        faulty = f"buffer {address:#x}+{length:#x} is not inside guest RAM"
+                        lost = len(writable)
+                    else:
+                        writable.append(view)
+                        writable_length += length
+            else:
+                if seen_writable:
+                    raise QueueError(f"device-readable descriptor after a device-writable one, in chain {head}")
+                if length:
+                    end = address + length
+                    view = low[address:end] if end <= low_end else self._far(address, length)
+                    if view is None:
+                        faulty = f"buffer {address:#x}+{length:#x} is not inside guest RAM"
+                    else:
+                        readable.append(view)
+                        readable_length += length
+            if not flags & DESC_NEXT:
+                break
+            index = following
+        if readable_length + writable_length > _TOTAL_MAX:
+            raise QueueError(f"chain {head} is longer than 4 GiB")
+        self.last_avail = last + 1 & 0xFFFF
+        return Chain(head, readable, writable, readable_length, writable_length, faulty, lost == len(writable))
+
+    def _indirect_table(self, address: int, length: int, flags: int) -> memoryview:
+        """2.7.5.3: the table a descriptor points to. Its own WRITE flag means nothing."""
+        if not self._indirect:
+            raise QueueError("indirect descriptor without VIRTIO_F_INDIRECT_DESC")
+        if flags & DESC_NEXT:
+            raise QueueError("indirect descriptor with NEXT")
+        if not length or length & 15 or length > 65536 << 4:
+            raise QueueError(f"indirect table of {length} bytes")
+        end = address + length
+        table = self._low[address:end] if end <= self._low_end else self._far(address, length)
+        if table is None:
+            raise QueueError(f"indirect table at {address:#x}+{length:#x} is not inside guest RAM")
+        return table
+
+    def _far(self, address: int, length: int) -> memoryview | None:
+        try:
+            return self._memory.view(address, length)
+        except GuestFault:
+            return None
+
+    def disable_kicks(self) -> None:
+        """Asks for no doorbells while the device looks at the ring anyway; a hint (2.7.10)."""
+        if not self._event_idx:  # with it the driver rings once and then waits for avail_event to move
+            self._used[0] = USED_NO_NOTIFY
+
+    def enable_kicks(self) -> bool:
+        """Asks for a doorbell with the next request.
+
+        Returns:
+            True: more is waiting that may have come without one, go on popping.
+        """
+        if self._event_idx:
+            self._used[2 + 4 * self.size] = self.last_avail
+        else:
+            self._used[0] = 0
+        with self._fence:
+            pass
+        return bool(self._avail[1] != self.last_avail)
+
+    # --- used ring ---------------------------------------------------------------------------------------------------
+    def push(self, head: int, written: int) -> None:
+        """Gives a chain back, visible to the driver at once. ``written``: bytes from the start of its writable part."""
+        used = self.next_used
+        word = 1 + ((used & self._mask) << 1)
+        self._elements[word] = head
+        self._elements[word + 1] = written & 0xFFFF_FFFF
+        used = used + 1 & 0xFFFF
+        self.next_used = used  # before the driver can know and make another available: see pop
+        self._used[1] = used
+
+    def should_signal(self) -> bool:
+        """Whether the driver wants an interrupt for what was pushed since the last call (2.7.7.2)."""
+        new = self.next_used
+        old, self._signalled = self._signalled, new
+        if new == old:
+            return False
+        with self._fence:
+            pass
+        if self._event_idx:
+            return bool((new - self._avail[2 + self.size] - 1 & 0xFFFF) < (new - old & 0xFFFF))
+        return not self._avail[0] & AVAIL_NO_INTERRUPT
