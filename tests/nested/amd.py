@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> int:
                 options.console.write_bytes(console.read_bytes())
             if outcome.verdict is not emulator.Verdict.FINISHED:
                 explain(outcome, scratch)
-        if not outcome.worth_another_try or attempt == 2:
+        if not outcome.worth_another_try or attempt == 2 or options.once:
             break
         print("amd: trying once more", file=sys.stderr)
     print(
@@ -166,6 +166,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=4096, metavar="MB")
     parser.add_argument("--smp", type=int, default=2, metavar="N")
     parser.add_argument("--env", action="append", default=[], metavar="K=V")
+    parser.add_argument("--once", action="store_true", help="no second try when the host locks up")
     parser.add_argument("--results", type=Path, metavar="DIR", help="shared writable, under the same path")
     parser.add_argument("--console", type=Path, metavar="FILE", help="keep the host's console log")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ARG...")
