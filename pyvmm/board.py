@@ -12,9 +12,11 @@ from pyvmm.devices.debug_ports import DebugCon, DebugExit
 from pyvmm.devices.fw_cfg import LENGTH as FW_CFG_LENGTH
 from pyvmm.devices.fw_cfg import FwCfg
 from pyvmm.devices.i8042 import I8042
+from pyvmm.devices.pci.bus import PciBus
+from pyvmm.devices.pci.host import HostBridge
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.serial import Serial
-from pyvmm.devices.system_ports import BochsShutdown, ConfigAddress, PostPort, ResetControl, SystemPortA
+from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -56,7 +58,10 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
     port(layout.PORT_POST, 1, PostPort(), width=1)
     port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
-    port(layout.PORT_CONFIG_ADDRESS, 4, ConfigAddress(ResetControl(stop)))
+    ram = [(region.gpa, region.size) for region in machine.memory.regions]
+    pci = machine.pci = PciBus(machine.ports, machine.mmio, ResetControl(stop), lambda line: lines.source(layout.PCI_GSIS[line]), ram)
+    port(layout.PORT_PCI_CONFIG, 8, pci)
+    pci.plug(HostBridge(), 0)
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
     port(layout.PORT_FW_CFG, FW_CFG_LENGTH, FwCfg(machine.memory, config.smp), width=8)
     if debugcon is not None:
@@ -65,6 +70,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         port(layout.PORT_DEBUGCON_BIOS, 1, DebugCon(debugcon.write, "debugcon-bios"), width=1)
     for device in config.devices:
         _optional(machine, device)
+    pci.assign()
 
 
 def _optional(machine: Machine, device: DeviceConfig) -> None:

@@ -1,14 +1,15 @@
 """THE MACHINE ON ONE PAGE: guest physical memory map, ports, interrupt lines. Every constant stands here once.
 
     gpa
+    end of RAM+     16 GiB PCI memory window above 4 GiB, from the next GiB
     0x1_0000_0000+  high RAM: what does not fit below the hole            (RAM)
     0xFFFB_D000     3 pages for Intel's TSS in real mode                  (kernel, KVM_SET_TSS_ADDR)
     0xFFFB_C000     1 page for Intel's identity map in real mode          (kernel, KVM_SET_IDENTITY_MAP_ADDR)
     0xFF00_0000     64 KiB iomem of pc-testdev                            (device, optional)
     0xFEE0_0000     local APIC page                                       (kernel)
     0xFEC0_0000     I/O APIC                                              (kernel)
-    0xD000_0000     virtio-mmio transports, 0x200 bytes each              (devices, later)
-    0xC000_0000     end of low RAM at the latest; PCI memory windows      (the hole below 4 GiB)
+    0xFEB0_0000     virtio-mmio transports, 0x200 bytes each              (devices, optional)
+    0xC000_0000     end of low RAM at the latest; PCI memory window to 0xFEAF_FFFF
     0x0010_0000     1 MiB: kernels, Multiboot images, initrd at the top   (RAM)
     0x000E_0000     ACPI tables, MP table, RSDP: where firmware keeps them (RAM, reserved in e820)
     0x000A_0000     legacy VGA window: plain RAM here, reserved in e820    (RAM)
@@ -32,14 +33,17 @@ VGA_WINDOW = 0xA_0000
 BIOS_AREA = 0xE_0000  # .. 1 MiB: searched by guests for RSDP and MP floating pointer
 ONE_MIB = 0x10_0000
 
-PCI_MMIO = LOW_RAM_END
-VIRTIO_MMIO = 0xD000_0000
+PCI_MEMORY, PCI_MEMORY_END = LOW_RAM_END, 0xFEB0_0000
+PCI_MEMORY_64_LENGTH = 16 * GIB
+VIRTIO_MMIO = 0xFEB0_0000
 VIRTIO_MMIO_STRIDE = 0x200
+VIRTIO_MMIO_MAX = 8
 IOAPIC = 0xFEC0_0000
 LAPIC = 0xFEE0_0000
 TESTDEV_IOMEM = 0xFF00_0000
 IDENTITY_MAP = 0xFFFB_C000
 TSS = 0xFFFB_D000
+KERNEL_MEMORY = ((IOAPIC, PAGE), (LAPIC, PAGE), (IDENTITY_MAP, PAGE), (TSS, 3 * PAGE))  # KVM answers here: nothing else can
 
 # --- boot structures in low RAM (each boot path uses its own; none overlaps) ------------------------------------------
 BOOT_SECTOR = 0x7C00
@@ -64,10 +68,12 @@ PORT_DEBUG_EXIT = 0xF4
 PORT_DEBUGCON_BIOS = 0x402
 PORT_FW_CFG = 0x510
 PORT_ACPI_PM = 0x600  # PM1a event block +0, PM1a control +4, PM timer +8
-PORT_CONFIG_ADDRESS = 0xCF8  # PCI's, doublewords only
+PORT_PCI_CONFIG = 0xCF8  # address +0, doublewords only; data +4
 PORT_RESET_CONTROL = 0xCF9  # bytes only
 PORT_BOCHS_SHUTDOWN = 0x8900
 SERIAL_PORTS = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
+PCI_IO, PCI_IO_END = 0xC000, 0x1_0000  # where I/O BARs are put; the guest may choose others
+KERNEL_PORTS = ((0x20, 2), (0x40, 4), (PORT_SYSTEM_B, 1), (0xA0, 2), (0x4D0, 2))  # PICs, PIT, speaker, ELCR: KVM answers
 
 # --- interrupt lines (GSI) -------------------------------------------------------------------------------------------
 IRQ_PIT = 0  # wired to I/O APIC pin 2, as in the MADT and the MP table
@@ -75,8 +81,9 @@ IRQ_KEYBOARD = 1
 SERIAL_IRQS = (4, 3, 4, 3)
 IRQ_RTC = 8
 IRQ_SCI = 9
-PCI_GSIS = (16, 17, 18, 19)  # INTA..INTD on the I/O APIC; see PCI_ISA_IRQS for the PIC
-PCI_ISA_IRQS = (10, 10, 11, 11)
+PCI_GSIS = (16, 17, 18, 19)  # PCI lines 0..3 on the I/O APIC; the same GSIs reach the PIC on
+PCI_ISA_IRQS = (10, 11, 5, 12)
+VIRTIO_MMIO_IRQS = (6, 7, 14, 15)  # round robin; level-triggered, active high
 PIC_MASTER_VECTOR, PIC_SLAVE_VECTOR = 0x08, 0x70  # of IRQ 0 and IRQ 8 (IBM PC/AT Technical Reference, system interrupts)
 MAX_VCPUS = 255  # xAPIC ids
 
@@ -85,6 +92,22 @@ def ram_regions(size: int) -> list[tuple[int, int]]:
     """Splits ``size`` bytes of RAM around the hole below 4 GiB: [(gpa, length)], ascending."""
     low = min(size, LOW_RAM_END)
     return [(0, low)] + ([(HIGH_RAM, size - low)] if size > low else [])
+
+
+def pci_memory_64(size: int) -> tuple[int, int]:
+    """The PCI memory window above 4 GiB of a machine with ``size`` bytes of RAM: (first address, first behind it)."""
+    first = -(-max(HIGH_RAM + size - LOW_RAM_END, HIGH_RAM) // GIB) * GIB
+    return first, first + PCI_MEMORY_64_LENGTH
+
+
+def pci_line(slot: int, pin: int) -> int:
+    """Which of the 4 PCI lines pin 1 (INTA) to 4 (INTD) of a slot is wired to: neighbours take different ones."""
+    return (slot + pin - 1) % 4
+
+
+def virtio_mmio(count: int) -> list[tuple[int, int]]:
+    """Where ``count`` virtio-mmio transports are: [(gpa, ISA interrupt)]."""
+    return [(VIRTIO_MMIO + VIRTIO_MMIO_STRIDE * slot, VIRTIO_MMIO_IRQS[slot % 4]) for slot in range(min(count, VIRTIO_MMIO_MAX))]
 
 
 # e820 / Multiboot / PVH memory types

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.console import Console
     from pyvmm.boot.plan import BootPlan
     from pyvmm.config import Config
+    from pyvmm.devices.pci.bus import PciBus
     from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.kvm.vm import Vm
 
@@ -95,6 +96,7 @@ class Machine:
         if config.list_unclaimed:
             self.ports.unclaimed, self.mmio.unclaimed = {}, {}
         self.devices: dict[str, Any] = {}
+        self.pci: PciBus  # made by populate
         self.at_end: list[Callable[[], None]] = []  # called once when the run has ended, machine lock held
         self.vcpus: list[Vcpu] = []
         self.runloops: list[RunLoop] = []

@@ -1,5 +1,6 @@
 """The PC's small system ports: A20 and fast reset (0x92), reset control (0xCF9), speaker gate (0x61), POST code (0x80),
-Bochs' power-off string (0x8900). One byte each; map each with length 1.
+Bochs' power-off string (0x8900). One byte each; map each with length 1, but not the reset control: its byte lies among
+PCI's ports, and the PCI bus hands it on.
 
 The A20 gate is kept for reading back, but addresses are never wrapped: KVM has no A20 mask, and nothing since the
 80286 wants one.
@@ -79,31 +80,6 @@ class ResetControl:
 
     def reset(self) -> None:
         self.state.value = 0
-
-
-class ConfigAddress:
-    """Ports 0xCF8-0xCFB: only a doubleword is PCI's address register; a byte at 0xCF9 is the reset control's.
-
-    PCI Local Bus 3.0, 3.2.2.3.2. There is no PCI bus yet, so the register is not there: it reads all-ones. What this
-    keeps apart is a doubleword whose second byte would look like a reset.
-    """
-
-    registers = "pyvmm.devices.system_ports_regs:RESET_CONTROL"
-
-    def __init__(self, reset_control: ResetControl) -> None:
-        self.name = "config-address"
-        self.state = reset_control.state
-        self._reset_control = reset_control
-
-    def read(self, offset: int, size: int) -> int:
-        return self._reset_control.read(0, 1) if (offset, size) == (1, 1) else (1 << 8 * size) - 1
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        if (offset, size) == (1, 1):
-            self._reset_control.write(0, 1, value)
-
-    def reset(self) -> None:
-        self._reset_control.reset()
 
 
 class SystemPortB:

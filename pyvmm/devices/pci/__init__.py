@@ -1,0 +1,1 @@
+"""PCI: functions with their BARs and interrupts, and the bus they are plugged into."""
