@@ -26,7 +26,7 @@ class UnixConsole(Console):
         self._path = ""  # of a server, once the socket file is ours
         try:
             if server:
-                _remove_stale(path)
+                remove_stale(path)
                 self._socket.bind(path)
                 self._path = path
                 self._socket.listen(1)
@@ -107,7 +107,7 @@ def _parse(target: str, option: str) -> tuple[str, bool, bool]:
     return path, flags["server"] == "on", flags["wait"] == "on"
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Removes a socket nobody listens on any more; whatever else stands there is not ours to delete."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
