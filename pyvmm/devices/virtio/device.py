@@ -39,15 +39,18 @@ class Signals:
         broken: (text) the driver broke the rules: NEEDS_RESET, and no ``serve`` until it resets. Any thread.
         serve: (index) calls ``serve(index)`` here and now if that queue is running, and reports a QueueError as broken. For what
             comes from elsewhere than the driver (console input); only on the thread of ``loop``.
+        kick: (index) has ``serve(index)`` called again, as if the driver had rung: for a device that has done its share and lets
+            others have their turn. Any thread.
     """
 
-    __slots__ = ("queue", "config", "broken", "serve")
+    __slots__ = ("queue", "config", "broken", "serve", "kick")
 
     def __init__(self) -> None:
         self.queue: Callable[[int], None] = lambda index: None
         self.config: Callable[[], None] = lambda: None
         self.broken: Callable[[str], None] = lambda text: None
         self.serve: Callable[[int], None] = lambda index: None
+        self.kick: Callable[[int], None] = lambda index: None
 
 
 class VirtioDevice:
