@@ -21,6 +21,12 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.config import DeviceConfig
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE = 4096
 
@@ -81,6 +87,7 @@ IRQ_KEYBOARD = 1
 SERIAL_IRQS = (4, 3, 4, 3)
 IRQ_RTC = 8
 IRQ_SCI = 9
+PCI_SLOTS = 32
 PCI_GSIS = (16, 17, 18, 19)  # PCI lines 0..3 on the I/O APIC; the same GSIs reach the PIC on
 PCI_ISA_IRQS = (10, 11, 5, 12)
 VIRTIO_MMIO_IRQS = (6, 7, 14, 15)  # round robin; level-triggered, active high
@@ -105,9 +112,10 @@ def pci_line(slot: int, pin: int) -> int:
     return (slot + pin - 1) % 4
 
 
-def virtio_mmio(count: int) -> list[tuple[int, int]]:
-    """Where ``count`` virtio-mmio transports are: [(gpa, ISA interrupt)]."""
-    return [(VIRTIO_MMIO + VIRTIO_MMIO_STRIDE * slot, VIRTIO_MMIO_IRQS[slot % 4]) for slot in range(min(count, VIRTIO_MMIO_MAX))]
+def virtio_mmio(devices: Sequence[DeviceConfig]) -> list[tuple[int, int]]:
+    """Where the virtio-mmio transports (``-device NAME-device``) among these are, in their order: [(gpa, ISA interrupt)]."""
+    count = min(sum(device.name.endswith("-device") for device in devices), VIRTIO_MMIO_MAX)
+    return [(VIRTIO_MMIO + VIRTIO_MMIO_STRIDE * slot, VIRTIO_MMIO_IRQS[slot % 4]) for slot in range(count)]
 
 
 # e820 / Multiboot / PVH memory types

@@ -10,7 +10,7 @@ from struct import pack
 
 from pyvmm import layout
 from pyvmm.boot.dsdt import dsdt
-from pyvmm.boot.mptable import checksummed, ioapic_id, isa_pin
+from pyvmm.boot.mptable import checksummed, ioapic_id, isa_pin, level_irqs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def madt(config: Config) -> bytes:
     """CPUs, I/O APIC and how ISA interrupts reach it."""
     entries = [pack("<BBBBI", MADT_LAPIC, 8, index, index, 1) for index in range(config.smp)]
     entries.append(pack("<BBBxII", MADT_IOAPIC, 12, ioapic_id(config), layout.IOAPIC, 0))
-    for irq, flags in ((layout.IRQ_PIT, CONFORMS), (layout.IRQ_SCI, LEVEL_HIGH)):
+    for irq, flags in ((layout.IRQ_PIT, CONFORMS), *((irq, LEVEL_HIGH) for irq in level_irqs(config))):
         entries.append(pack("<BBBBIH", MADT_OVERRIDE, 10, 0, irq, isa_pin(irq), flags))
     entries.append(pack("<BBBHB", MADT_LAPIC_NMI, 6, ALL_PROCESSORS, CONFORMS, 1))
     return table(b"APIC", 5, pack("<II", layout.LAPIC, PCAT_COMPAT) + b"".join(entries))

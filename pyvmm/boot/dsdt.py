@@ -2,19 +2,97 @@
 
 from __future__ import annotations
 
+from struct import pack
+
 from pyvmm import layout
-from pyvmm.boot.aml import device, eisa_id, io, irq, name, package, resources, scope
+from pyvmm.boot.aml import (
+    ARG0,
+    bus_numbers,
+    device,
+    eisa_id,
+    give_back,
+    if_,
+    interrupt,
+    io,
+    io_window,
+    irq,
+    memory32,
+    memory_window,
+    method,
+    name,
+    package,
+    path,
+    resources,
+    scope,
+    store,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.config import Config
 
+_PINS = (b"\0", b"\1", b"\x0a\2", b"\x0a\3")  # 0 to 3 as AML integers
 SLEEP_TYPE_S5 = 0  # SLP_TYP written to PM1a control for power-off
 
 
 def dsdt(config: Config) -> bytes:
     """The DSDT's AML, without the table header."""
-    return name("\\_S5", package(SLEEP_TYPE_S5, SLEEP_TYPE_S5, 0, 0)) + scope("\\_SB", *isa_devices(config))
+    return (
+        name("\\_S5", package(SLEEP_TYPE_S5, SLEEP_TYPE_S5, 0, 0))
+        + name("\\PICM", 0)  # 0: the guest uses the PICs, which it says by not calling _PIC or by calling it with 0 (5.8.1)
+        + method("\\_PIC", 1, store(ARG0, path("\\PICM")))
+        + scope("\\_SB", pci_root(config), *isa_devices(config), *virtio_mmio(config))
+    )
+
+
+def pci_root(config: Config) -> bytes:
+    """The PCI bus: number, windows, and where its interrupts go (6.2.13), which depends on the interrupt controller in use."""
+    first_64, end_64 = layout.pci_memory_64(config.memory)
+    windows = (
+        bus_numbers(0, 0),
+        io(layout.PORT_PCI_CONFIG, 8),
+        io_window(0, layout.PORT_PCI_CONFIG - 1),
+        io_window(layout.PORT_PCI_CONFIG + 8, 0xFFFF),
+        memory_window(layout.PCI_MEMORY, layout.PCI_MEMORY_END - 1),
+        memory_window(first_64, end_64 - 1),
+    )
+    return device(
+        "PCI0",
+        name("_HID", eisa_id("PNP0A03")),
+        name("_UID", 0),
+        name("_BBN", 0),
+        name("_CRS", resources(*windows)),
+        name("PRTP", _routing(layout.PCI_ISA_IRQS)),
+        name("PRTA", _routing(layout.PCI_GSIS)),
+        method("_PRT", 0, if_(path("\\PICM"), give_back(path("PRTA"))), give_back(path("PRTP"))),
+    )
+
+
+def _routing(lines: tuple[int, ...]) -> bytes:
+    """Package {slot << 16 | any function, pin, no link device, line} for the 4 pins of slots 1..31.
+
+    Written out, because it is made at every start: a package of 4 elements, DWord, Zero, One or Byte, Zero, Byte.
+    """
+    entries = []
+    for slot in range(1, layout.PCI_SLOTS):
+        where = pack("<BI", 0x0C, slot << 16 | 0xFFFF)
+        for pin, code in enumerate(_PINS):
+            body = where + code + bytes((0, 0x0A, lines[layout.pci_line(slot, pin + 1)]))
+            entries.append(bytes((0x12, len(body) + 2, 4)) + body)
+    return package(*entries)
+
+
+def virtio_mmio(config: Config) -> list[bytes]:
+    """A node for each virtio-mmio transport, as Linux and QEMU's microvm know them."""
+    return [
+        device(
+            f"VM{slot:02}",
+            name("_HID", "LNRO0005"),
+            name("_UID", slot),
+            name("_CRS", resources(memory32(base, layout.VIRTIO_MMIO_STRIDE), interrupt(line, shared=True))),
+        )
+        for slot, (base, line) in enumerate(layout.virtio_mmio(config.devices))
+    ]
 
 
 def isa_devices(config: Config) -> list[bytes]:

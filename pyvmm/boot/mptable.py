@@ -23,8 +23,8 @@ LAPIC_VERSION, IOAPIC_VERSION = 0x14, 0x11  # what KVM's in-kernel models report
 PROCESSOR, BUS, IOAPIC, IO_INTERRUPT, LOCAL_INTERRUPT = 0, 1, 2, 3, 4  # entry types, section 4.3
 CPU_ENABLED, CPU_BOOT = 1, 2
 INT, NMI, EXT_INT = 0, 1, 3
-CONFORMS, LEVEL_HIGH = 0, 0b11_01  # EL in bits 3:2, PO in bits 1:0 (table 4-10)
-ISA_BUS = 0
+CONFORMS, LEVEL_HIGH, LEVEL_LOW = 0, 0b11_01, 0b11_11  # EL in bits 3:2, PO in bits 1:0 (table 4-10)
+PCI_BUS, ISA_BUS = 0, 1  # PCI's is the number of the bus, too (section 4.3.2)
 ALL_LAPICS = 0xFF
 FEATURES = 0x201  # CPUID(1).EDX as far as anybody looks: FPU, APIC
 
@@ -37,6 +37,11 @@ def ioapic_id(config: Config) -> int:
 def isa_pin(irq: int) -> int:
     """The I/O APIC pin of an ISA interrupt: the PIT is on pin 2, all others on the pin of their number."""
     return 2 if irq == layout.IRQ_PIT else irq
+
+
+def level_irqs(config: Config) -> list[int]:
+    """ISA interrupts that are not as ISA's are, edge-triggered, but level-triggered and active high; ascending."""
+    return sorted({layout.IRQ_SCI, *(irq for _, irq in layout.virtio_mmio(config.devices))})
 
 
 def mp_table(config: Config) -> list[tuple[int, bytes]]:
@@ -52,17 +57,22 @@ def floating_pointer() -> bytes:
 
 def configuration(config: Config) -> bytes:
     """The configuration table (section 4.2), entries in ascending order of type."""
-    ioapic = ioapic_id(config)
+    ioapic, levels = ioapic_id(config), level_irqs(config)
     entries = []
     for apic in range(config.smp):
         flags = CPU_ENABLED if apic else CPU_ENABLED | CPU_BOOT
         entries.append(pack("<BBBBII8x", PROCESSOR, apic, LAPIC_VERSION, flags, 0, FEATURES))
+    entries.append(pack("<BB6s", BUS, PCI_BUS, b"PCI   "))
     entries.append(pack("<BB6s", BUS, ISA_BUS, b"ISA   "))
     entries.append(pack("<BBBBI", IOAPIC, ioapic, IOAPIC_VERSION, 1, layout.IOAPIC))
     for irq in range(16):
         if irq != 2:  # the cascade between the PICs is no interrupt
-            trigger = LEVEL_HIGH if irq == layout.IRQ_SCI else CONFORMS
+            trigger = LEVEL_HIGH if irq in levels else CONFORMS
             entries.append(pack("<BBHBBBB", IO_INTERRUPT, INT, trigger, ISA_BUS, irq, ioapic, isa_pin(irq)))
+    for slot in range(1, layout.PCI_SLOTS):
+        for pin in range(4):  # source: slot in bits 6:2, pin in bits 1:0 (section D.3)
+            line = layout.PCI_GSIS[layout.pci_line(slot, pin + 1)]
+            entries.append(pack("<BBHBBBB", IO_INTERRUPT, INT, LEVEL_LOW, PCI_BUS, slot << 2 | pin, ioapic, line))
     entries.append(pack("<BBHBBBB", LOCAL_INTERRUPT, EXT_INT, CONFORMS, ISA_BUS, 0, ALL_LAPICS, 0))  # LINT0: the PIC
     entries.append(pack("<BBHBBBB", LOCAL_INTERRUPT, NMI, CONFORMS, ISA_BUS, 0, ALL_LAPICS, 1))  # LINT1
     body = b"".join(entries)

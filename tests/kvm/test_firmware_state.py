@@ -20,7 +20,7 @@ pytestmark = pytest.mark.kvm
 TESTDEV = DeviceConfig(name="pc-testdev")
 
 
-@pytest.mark.parametrize(("line", "vector"), [(5, 0x0D), (12, 0x74)])
+@pytest.mark.parametrize(("line", "vector"), [(3, 0x0B), (13, 0x75)])
 def test_isa_interrupts_have_the_vectors_of_a_pc_at(tmp_path: Path, line: int, vector: int) -> None:
     handler = 0x7C40
     # xor ax,ax; mov ds,ax; mov ss,ax; mov sp,0x7000; mov word [4*vector],handler; mov [4*vector+2],ax

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Ranges = list[tuple[int, int]]  # (first, first behind)
 
-SLOTS = 32
+SLOTS = layout.PCI_SLOTS
 ENABLE = 0x8000_0000
 ADDRESS_BITS = 0x80FF_FFFC  # the others are reserved and read 0
 PAGE = layout.PAGE

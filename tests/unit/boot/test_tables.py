@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
-from struct import unpack, unpack_from
+from struct import pack, unpack, unpack_from
 
 import pytest
 
 from pyvmm import layout
-from pyvmm.boot import acpi
+from pyvmm.boot import acpi, mptable
 from pyvmm.boot.tables import platform_tables, rsdp_address
-from pyvmm.config import SerialConfig
+from pyvmm.config import DeviceConfig, SerialConfig
 from tests.support import images
 
 
@@ -19,8 +20,9 @@ class Memory:
     """Guest memory below 1 MiB as the tables' writes leave it."""
 
     def __init__(self, **options):
-        serials = options.pop("serials", 1)
-        self.config = images.config("x", **options).replace(serials=(SerialConfig(),) * serials)
+        serials, mmio = options.pop("serials", 1), options.pop("mmio", 0)
+        devices = (DeviceConfig(name="virtio-rng-pci"), *(DeviceConfig(name="virtio-rng-device"),) * mmio)
+        self.config = images.config("x", **options).replace(serials=(SerialConfig(),) * serials, devices=devices)
         self.writes = platform_tables(self.config)
         self.bytes = bytearray(layout.ONE_MIB)
         for gpa, data in self.writes:
@@ -94,13 +96,36 @@ def test_mp_entries_ascend_and_ids_are_unique(memory):
 
 
 def test_mp_interrupts_are_those_of_the_board(memory):
-    entries = [entry for entry in mp_entries(memory) if entry[0] == 3]
+    entries = [entry for entry in mp_entries(memory) if entry[0] == 3 and entry[4] == mptable.ISA_BUS]
     pins = {entry[5]: entry[7] for entry in entries}
     assert pins == {irq: 2 if irq == 0 else irq for irq in range(16) if irq != 2}
     assert len(set(pins.values())) == len(pins)
     assert {entry[5]: unpack_from("<H", entry, 2)[0] for entry in entries}[layout.IRQ_SCI] == 0b1101
     local = [entry for entry in mp_entries(memory) if entry[0] == 4]
     assert [(entry[1], entry[6], entry[7]) for entry in local] == [(3, 0xFF, 0), (1, 0xFF, 1)]
+
+
+def test_mp_buses_and_pci_interrupts(memory):
+    entries = mp_entries(memory)
+    assert [entry[1:] for entry in entries if entry[0] == 1] == [b"\0PCI   ", b"\1ISA   "]
+    wired = {entry[5]: entry for entry in entries if entry[0] == 3 and entry[4] == mptable.PCI_BUS}
+    assert sorted(wired) == list(range(1 << 2, 32 << 2))
+    for source, entry in wired.items():
+        assert entry[7] == layout.PCI_GSIS[layout.pci_line(source >> 2, (source & 3) + 1)]
+        assert unpack_from("<H", entry, 2) == (0b1111,)  # level, active low
+
+
+def test_virtio_mmio_lines_are_level_triggered_where_there_are_such_devices():
+    memory = Memory(mmio=6)
+    entries = [entry for entry in mp_entries(memory) if entry[0] == 3 and entry[4] == mptable.ISA_BUS]
+    level = {entry[5] for entry in entries if unpack_from("<H", entry, 2) == (0b1101,)}
+    assert level == {layout.IRQ_SCI, *layout.VIRTIO_MMIO_IRQS}
+    assert overrides(memory) == [(0, 0, 2, 0), *((0, irq, irq, 0b1101) for irq in (6, 7, 9, 14, 15))]
+    body = acpi_of(memory)[b"DSDT"]
+    assert body.count(b"LNRO0005") == 6
+    for slot in range(6):
+        assert pack("<II", layout.VIRTIO_MMIO + 0x200 * slot, 0x200) in body
+    assert layout.virtio_mmio(Memory(mmio=12).config.devices)[-1] == (layout.VIRTIO_MMIO + 7 * 0x200, 15)  # no more than fit
 
 
 # --- ACPI --------------------------------------------------------------------------------------------------------------
@@ -164,6 +189,16 @@ def test_the_fadt_describes_the_pm_block_and_reset(memory):
         assert unpack_from("<Q", fadt, offset + 4) == (port,)
 
 
+def overrides(memory):
+    madt, found = acpi_of(memory)[b"APIC"], []
+    at = 44
+    while at < len(madt):
+        if madt[at] == 2:
+            found.append(unpack_from("<BBIH", madt, at + 2))
+        at += madt[at + 1]
+    return found
+
+
 def test_the_madt_lists_cpus_ioapic_and_overrides(memory):
     madt = acpi_of(memory)[b"APIC"]
     assert unpack_from("<II", madt, 36) == (layout.LAPIC, 1)
@@ -173,8 +208,7 @@ def test_the_madt_lists_cpus_ioapic_and_overrides(memory):
         at += madt[at + 1]
     assert [unpack("<BBBBI", entry) for entry in entries if entry[0] == 0] == [(0, 8, n, n, 1) for n in range(memory.config.smp)]
     assert [unpack("<BBBBII", entry) for entry in entries if entry[0] == 1] == [(1, 12, memory.config.smp, 0, layout.IOAPIC, 0)]
-    overrides = [unpack("<BBBBIH", entry)[2:] for entry in entries if entry[0] == 2]
-    assert overrides == [(0, 0, 2, 0), (0, 9, 9, 0b1101)]
+    assert overrides(memory) == [(0, 0, 2, 0), (0, 9, 9, 0b1101)]
 
 
 @pytest.mark.parametrize("serials", [0, 1, 4])
@@ -185,9 +219,9 @@ def test_the_dsdt_has_the_configured_serial_ports_only(serials):
 
 
 @pytest.mark.skipif(not shutil.which("iasl"), reason="iasl (acpica-tools) is not installed")
-@pytest.mark.parametrize("smp, serials", [(1, 0), (4, 4)])
-def test_iasl_takes_every_table_apart_and_puts_the_dsdt_together_again(tmp_path, smp, serials):
-    for name, data in acpi_of(Memory(smp=smp, serials=serials)).items():
+@pytest.mark.parametrize("smp, serials, mmio, memory", [(1, 0, 0, 128 << 20), (4, 4, 8, 6 << 30)])
+def test_iasl_takes_every_table_apart_and_puts_the_dsdt_together_again(tmp_path, smp, serials, mmio, memory):
+    for name, data in acpi_of(Memory(smp=smp, serials=serials, mmio=mmio, memory=memory)).items():
         (tmp_path / f"{name.decode()}.dat").write_bytes(data)
         done = subprocess.run(["iasl", "-d", f"{name.decode()}.dat"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         output = done.stdout + done.stderr
@@ -196,5 +230,17 @@ def test_iasl_takes_every_table_apart_and_puts_the_dsdt_together_again(tmp_path,
             assert word not in output, output
     source = (tmp_path / "DSDT.dsl").read_text()
     assert source.count('EisaId ("PNP0501")') == serials
+    assert source.count('"LNRO0005"') == mmio
+    assert _packages(source, "PRTA", layout.PCI_GSIS) and _packages(source, "PRTP", layout.PCI_ISA_IRQS)
+    first = 0x1_0000_0000 if memory < 3 << 30 else 0x1_C000_0000
+    assert f"0x{first:016X}" in source and f"0x{first + (16 << 30) - 1:016X}" in source
     done = subprocess.run(["iasl", "-p", "again", "DSDT.dsl"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "0 Errors, 0 Warnings" in done.stdout, done.stdout
+
+
+def _packages(source, name, lines):
+    """Whether a _PRT in iasl's words names each pin of slots 1..31 with its line."""
+    text = source[source.index(f"Name ({name},") :].partition("{")[2].replace("Package (0x04)", "")
+    numbers = [int({"Zero": "0", "One": "1"}.get(word, word), 16) for word in re.findall(r"0x[0-9A-F]+|Zero|One", text)]
+    entries = [tuple(numbers[at : at + 4]) for at in range(0, 31 * 4 * 4, 4)]
+    return entries == [(slot << 16 | 0xFFFF, pin, 0, lines[(slot + pin) % 4]) for slot in range(1, 32) for pin in range(4)]
