@@ -31,6 +31,7 @@ class Guest(FrozenRecord):
         memory: bytes of RAM.
         append: the guest's command line.
         devices: extra ``-device`` strings.
+        disk: bytes of an empty, temporary disk; 0: none.
         timeout: seconds after which the guest is stopped.
         input: bytes a test types on the console.
         expect_status: the VMM's exit status, or "crash", or "timeout".
@@ -46,6 +47,7 @@ class Guest(FrozenRecord):
     memory: int = 128 * MIB
     append: str = ""
     devices: tuple[str, ...] = ()
+    disk: int = 0
     timeout: float = 10.0
     input: bytes = b""
     expect_status: int | str = 0
@@ -140,6 +142,7 @@ _KEYS: dict[str, Any] = {  # how the text of each key is read
     "memory": _size,
     "append": str,
     "devices": str,
+    "disk": _size,
     "timeout": float,
     "input": _typed,
     "expect_status": _status,

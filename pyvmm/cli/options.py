@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 
 from pyvmm import catalogue
-from pyvmm.config import BootConfig, Config, DeviceConfig, SerialConfig
+from pyvmm.cli.devices import DEVICES, parse_device
+from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, SerialConfig
 from pyvmm.errors import ConfigError
 from pyvmm.layout import GIB, KIB, MAX_VCPUS, MIB, SERIAL_PORTS
 
@@ -38,6 +39,13 @@ the machine
   -debugcon DEST           where bytes to ports 0xe9 and 0x402 go: stdio, file:PATH, null
   -device NAME,KEY=VALUE   {devices}
   -nodefaults              no default serial port
+disks (what else a -drive can be told: README)
+  -drive file=FILE,format=raw[,KEY=VALUE...]   a disk on virtio; -drive format=scratch,size=SIZE an empty, temporary one
+                           if=virtio|none,id=ID,readonly=on,snapshot=on,discard=unmap,serial=TEXT,locking=off,
+                           cache=writeback|none|writethrough|directsync|unsafe
+  -snapshot                nothing is written to any image
+  -chardev KIND,id=ID      stdio; file,path=PATH; pty; socket,path=PATH[,server=on][,wait=off]; null: for a virtconsole,
+                           or -serial chardev:ID
 the run
   --timeout SECONDS        stop with status 124 after that long
   -no-reboot               a guest's reset ends the run
@@ -45,26 +53,29 @@ the run
   -unclaimed               list the ports and addresses the guest used and nobody answered
   -no-coalesce             every byte to the serial port exits at once
 accepted for QEMU's sake: -display none, -nographic, -accel kvm, -enable-kvm, -M, -vga none, -net none, -nic none,
-  -vnc none, -monitor none, -parallel none, -no-user-config, -name
+  -vnc none, -monitor none, -parallel none, -no-user-config, -name,
+  -object rng-random|rng-builtin|iothread
 
 exit status: 0 power-off (or reset under -no-reboot), (v<<1)|1 isa-debug-exit, 2 usage, 100 guest crash, 102 KVM error,
   104 pyvmm error, 124 timeout, 128+n signal
 """
-DEVICES = {"isa-debug-exit": "iobase=,iosize=", "pc-testdev": ""}  # name: options
 SERIAL_KINDS = ("stdio", "file", "pty", "unix", "null", "none")
 DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 
 _WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
+    "drive", "chardev", "object",
 }  # fmt: skip
-_FLAGS = {"nodefaults", "no-reboot", "S", "unclaimed", "no-coalesce", "nographic", "enable-kvm", "no-user-config", "help", "h"}
+_FLAGS = {"nodefaults", "snapshot", "no-reboot", "S", "unclaimed", "no-coalesce", "nographic", "enable-kvm", "no-user-config", "help", "h"}
 _ONLY_VALUE = {
     "display": "none", "accel": "kvm", "vga": "none", "net": "none", "nic": "none", "vnc": "none", "monitor": "none", "parallel": "none",
 }  # fmt: skip
 # vmport: VMware's port is not there either way; a guest that looks for it reads all-ones, which says so
 _MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",), "kernel_irqchip": ("on",), "vmport": ("on", "off")}
 _GLOBALS = {"kvm-pit.lost_tick_policy": ("delay", "discard")}
+_ATTACHED = {"drive", "chardev", "object", "snapshot"}  # what cli.drives knows about
+_SHOWN = {"isa-debug-exit": ("iobase", "iosize"), "virtio-blk-pci": ("drive", "serial", "num-queues"), "virtconsole": ("chardev",)}
 _MACHINE_NAMES = ("pc", "q35", "microvm", "pyvmm")
 
 
@@ -96,7 +107,7 @@ class Options:
                 if value.split(",")[0] != only:
                     raise ConfigError(f"-{name} {value}: only '-{name} {only}' is supported")
         guest_format, kernel, devices = "auto", _last(given, "kernel", ""), []
-        memory, smp, cmdline, timeout = 128 * MIB, 1, "", None
+        memory, smp, cmdline, timeout, disk = 128 * MIB, 1, "", None, 0
         if words and kernel:
             raise ConfigError(f"give either a guest ({words[0]}) or -kernel {kernel}, not both")
         if words:
@@ -106,6 +117,7 @@ class Options:
                 kernel, guest_format = self.guest.file, self.guest.format
                 memory, smp, cmdline = self.guest.memory, self.guest.smp, self.guest.append
                 devices = [parse_device(text) for text in self.guest.devices]
+                disk = self.guest.disk
         if not kernel:
             raise ConfigError("nothing to boot: name a guest (pyvmm guests lists them) or give -kernel FILE")
         if "timeout" in given:
@@ -113,6 +125,14 @@ class Options:
         accelerators = [f"accel={value}" for value in given.get("accel", [])]  # -accel kvm,KEY=VALUE is -machine accel=kvm,KEY=VALUE
         machine = _machine(given.get("machine", []) + given.get("M", []) + accelerators)
         self.timeout = timeout
+        devices += [parse_device(text) for text in given.get("device", [])]
+        drives: list[DriveConfig] = []
+        chardevs: list[ChardevConfig] = []
+        if disk or given.keys() & _ATTACHED or any(device.name.startswith("virt") for device in devices):
+            from pyvmm.cli.drives import attach
+
+            drives, chardevs, devices = attach(given, devices, disk)
+        serials, chardevs = _serials(given, chardevs)
         self.config = Config(
             boot=BootConfig(
                 kernel=kernel,
@@ -125,8 +145,10 @@ class Options:
             memory=_size("-m", given["m"][-1]) if "m" in given else memory,
             smp=_smp(given["smp"][-1]) if "smp" in given else smp,
             cpu=_last(given, "cpu", ""),
-            serials=_serials(given),
-            devices=(*devices, *(parse_device(text) for text in given.get("device", []))),
+            serials=serials,
+            devices=tuple(devices),
+            drives=tuple(drives),
+            chardevs=tuple(chardevs),
             machine=tuple(machine.items()),
             pit_reinject=_globals(given.get("global", [])).get("kvm-pit.lost_tick_policy") != "discard",
             acpi=machine.get("acpi", "on") == "on",
@@ -142,7 +164,7 @@ def help_text() -> str:
 
     return HELP.format(
         formats=", ".join(FORMATS),
-        devices="; ".join(",".join(filter(None, each)) for each in DEVICES.items()),
+        devices=_listed([",".join([name, *(f"{key}=" for key in _SHOWN.get(name, ()))]) for name in DEVICES], 27),
         machine=_known(_MACHINE_KEYS).replace(", kernel", ",\n" + " " * 27 + "kernel"),
         globals=_known(_GLOBALS),
     )
@@ -168,7 +190,9 @@ def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
                     raise ConfigError(f"{argument}: a value must follow") from None
             given.setdefault(name, []).append(value)
         else:
-            raise ConfigError(f"unknown option {argument}: pyvmm run -help lists what there is")
+            from pyvmm.cli.drives import refusal
+
+            raise ConfigError(refusal(name, value or next(rest, "")) or f"unknown option {argument}: pyvmm run -help lists what there is")
     return words, given
 
 
@@ -245,21 +269,43 @@ def _globals(texts: list[str]) -> dict[str, str]:
     return found
 
 
+def _listed(words: list[str], indent: int) -> str:
+    """Words in lines of at most 120 columns, the first of which begins at ``indent``."""
+    text = ""
+    width = indent
+    for word in words:
+        if width + len(word) > 118 and text:
+            text, width = text + "\n" + " " * indent, indent
+        text += word + "; "
+        width += len(word) + 2
+    return "\n".join(line.rstrip() for line in text.rstrip("; ").split("\n"))
+
+
 def _known(options: Mapping[str, tuple[str, ...]]) -> str:
     return ", ".join(f"{key}={'|'.join(values)}" for key, values in options.items())
 
 
-def _serials(given: dict[str, list[str]]) -> tuple[SerialConfig, ...]:
-    if "serial" not in given:
-        return () if "nodefaults" in given and "nographic" not in given else (SerialConfig(kind="stdio"),)
-    serials = [parse_serial("serial", text) for text in given["serial"]]
+def _serials(given: dict[str, list[str]], chardevs: list[ChardevConfig]) -> tuple[tuple[SerialConfig, ...], list[ChardevConfig]]:
+    """The serial ports, and the chardevs that none of them has taken (``-serial chardev:ID``)."""
+    stdio = sum(chardev.backend.kind == "stdio" for chardev in chardevs)
+    if "serial" in given:
+        serials = []
+        for text in given["serial"]:
+            named = [chardev for chardev in chardevs if text == f"chardev:{chardev.id}"]
+            serials.append(named[0].backend if named else parse_serial("serial", text))
+            chardevs = [chardev for chardev in chardevs if chardev not in named]
+        stdio = sum(each.kind == "stdio" for each in (*serials, *(chardev.backend for chardev in chardevs)))
+    elif "nodefaults" in given and "nographic" not in given:
+        serials = []
+    else:
+        serials = [SerialConfig(kind="null" if stdio else "stdio")]
     if len(serials) > len(SERIAL_PORTS):
         raise ConfigError(f"-serial given {len(serials)} times: a PC has {len(SERIAL_PORTS)} serial ports")
-    if sum(serial.kind == "stdio" for serial in serials) > 1:
-        raise ConfigError("-serial stdio given twice: only one port can have the terminal")
+    if stdio > 1:
+        raise ConfigError("-serial stdio given twice: only one port can have the terminal (a -chardev stdio counts)")
     while serials and serials[-1].kind == "none":
         serials.pop()
-    return tuple(serials)
+    return tuple(serials), chardevs
 
 
 def parse_serial(option: str, text: str) -> SerialConfig:
@@ -274,17 +320,3 @@ def parse_serial(option: str, text: str) -> SerialConfig:
 
 def _debugcon(given: dict[str, list[str]]) -> SerialConfig | None:
     return parse_serial("debugcon", given["debugcon"][-1]) if "debugcon" in given else None
-
-
-def parse_device(text: str) -> DeviceConfig:
-    """``NAME,key=value,...`` as a DeviceConfig. Raises ConfigError for a device pyvmm does not have."""
-    name, *options = text.split(",")
-    if name not in DEVICES:
-        raise ConfigError(f"-device {name or text!r}: not known; there are {', '.join(DEVICES)}")
-    pairs = []
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise ConfigError(f"-device {text}: write '{option}' as KEY=VALUE")
-        pairs.append((key, value))
-    return DeviceConfig(name=name, options=tuple(pairs))

@@ -1,0 +1,45 @@
+"""``-device NAME,key=value``: which there are, and what each may be told. What the values mean is checked by whoever builds it."""
+
+from __future__ import annotations
+
+from pyvmm.cli.grammar import choice, identifier, pairs
+from pyvmm.config import DeviceConfig
+from pyvmm.errors import ConfigError
+
+_BLK = ("drive", "serial", "num-queues", "queue-size", "logical_block_size", "physical_block_size", "min_io_size", "opt_io_size",
+        "write-cache", "discard", "bootindex", "iothread")  # fmt: skip
+_RNG = ("rng", "max-bytes", "period")
+_SERIAL = ("max_ports",)
+_PCI = ("addr", "bus", "vectors", "ioeventfd", "disable-legacy", "disable-modern", "romfile")
+_MMIO = ("ioeventfd",)
+DEVICES: dict[str, tuple[str, ...]] = {  # name: options; id goes with each
+    "isa-debug-exit": ("iobase", "iosize"),
+    "pc-testdev": (),
+    "virtio-blk-pci": _BLK + _PCI,
+    "virtio-rng-pci": _RNG + _PCI,
+    "virtio-serial-pci": _SERIAL + _PCI,
+    "virtio-blk-device": _BLK + _MMIO,
+    "virtio-rng-device": _RNG + _MMIO,
+    "virtio-serial-device": _SERIAL + _MMIO,
+    "virtconsole": ("chardev", "name", "bus"),
+}
+_FIXED = {"disable-modern": ("off", "false", "no"), "disable-legacy": ("on", "off", "auto", "true", "false"), "bus": ("pci.0", "pcie.0")}
+
+
+def parse_device(text: str) -> DeviceConfig:
+    """``NAME,key=value,...`` as a DeviceConfig. Raises ConfigError for a device, or an option, pyvmm does not have."""
+    name, comma, rest = text.partition(",")
+    name = name.removeprefix("driver=")
+    if name not in DEVICES:
+        raise ConfigError(f"-device {name or text!r}: not known; there are {', '.join(DEVICES)}")
+    if comma and not rest:
+        raise ConfigError(f"-device {text}: write KEY=VALUE behind the comma")
+    options = pairs("device", rest)
+    for key, value in options:
+        if key == "id":
+            identifier("device", text, value)
+        elif key not in DEVICES[name]:
+            raise ConfigError(f"-device {name}: option '{key}' is not known; there are: {', '.join(DEVICES[name]) or 'none'}")
+        elif key in _FIXED and name != "virtconsole":
+            choice("device", text, key, value, _FIXED[key])
+    return DeviceConfig(name=name, options=tuple(options))
