@@ -84,6 +84,35 @@ class DriveConfig(FrozenRecord):
     serial: str = ""
 
 
+class NetConfig(FrozenRecord):
+    """One ``-netdev``, or the network half of a ``-nic``: the wire behind a card whose ``netdev`` option is ``id``.
+
+    Fields:
+        id: its name; no other netdev has it.
+        kind: "user", "tap", "stream", "socket", "hubport", or "none": a cable that is not plugged in.
+        options: as given, known to ``cli.nets``; ``hostfwd`` may come more than once.
+        pcap: file that gets every frame, "" for none.
+        snaplen: bytes of each frame that go there.
+    """
+
+    id: str
+    kind: str = "none"
+    options: tuple[tuple[str, str], ...] = ()
+    pcap: str = ""
+    snaplen: int = 262144
+
+    def get(self, key: str, default: str = "") -> str:
+        """The value of an option, or the default."""
+        return dict(self.options).get(key, default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """An option that is on or off. ConfigError says so when it is neither."""
+        value = switch(self.get(key, "on" if default else "off"))
+        if value is None:
+            raise ConfigError(f"-netdev {self.kind},id={self.id}: write {key}=on or {key}=off")
+        return value
+
+
 class BootConfig(FrozenRecord):
     """What to boot.
 
@@ -116,6 +145,7 @@ class Config(FrozenRecord):
         devices: every ``-device``, and one for each drive with if=virtio.
         drives: every ``-drive``.
         chardevs: every ``-chardev``.
+        netdevs: every ``-netdev``, and one for each ``-nic``.
         machine: ``-machine`` options (pit=off, ...).
         pit_reinject: timer ticks the guest was too late for come later (True), or never.
         acpi: False leaves out the ACPI tables.
@@ -132,6 +162,7 @@ class Config(FrozenRecord):
     devices: tuple[DeviceConfig, ...] = ()
     drives: tuple[DriveConfig, ...] = ()
     chardevs: tuple[ChardevConfig, ...] = ()
+    netdevs: tuple[NetConfig, ...] = ()
     machine: tuple[tuple[str, str], ...] = ()
     pit_reinject: bool = True
     acpi: bool = True
