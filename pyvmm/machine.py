@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pyvmm.backends.block.backend import BlockBackend
     from pyvmm.backends.console import Console
     from pyvmm.boot.plan import BootPlan
     from pyvmm.config import Config
@@ -55,6 +56,7 @@ class Machine:
         plan: the boot plan, when the caller has made it already; else it is made here.
         debugcon: where bytes to ports 0xe9 and 0x402 go, None for no such ports.
         sleeper: the machine whose run ended as WAKE: this one goes on with its memory, clock and wake-up events.
+        drives, chardevs: one for each of ``config``'s, by id; owned by the caller, as consoles are.
 
     Raises:
         HostError, ConfigError, ImageError: something for the user to correct.
@@ -72,8 +74,12 @@ class Machine:
         plan: BootPlan | None = None,
         debugcon: Console | None = None,
         sleeper: Machine | None = None,
+        drives: dict[str, BlockBackend] | None = None,
+        chardevs: dict[str, Console] | None = None,
     ) -> None:
         self.config = config
+        self.drives = drives or {}
+        self.chardevs = chardevs or {}
         self.lock = Lock()
         self.reason: StopReason | None = None
         self._state = Condition()  # a signal handler may stop the machine on top of its own thread

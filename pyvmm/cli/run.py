@@ -15,6 +15,7 @@ from pyvmm.machine import Machine, vmm_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.backends.block.backend import BlockBackend
     from pyvmm.backends.terminal import Terminal
     from pyvmm.events import StopReason
 
@@ -46,10 +47,10 @@ def command(arguments: list[str]) -> int:
 
 
 class Session:
-    """What outlives a guest's reset: consoles, the terminal, and how signals are answered.
+    """What outlives a guest's reset: disks with their locks, consoles, the terminal, and how signals are answered.
 
     Raises:
-        ConfigError: a console cannot be opened.
+        ConfigError: a disk or a console cannot be opened.
     """
 
     def __init__(self, config: Config, debugcon: SerialConfig | None = None) -> None:
@@ -58,10 +59,18 @@ class Session:
         self.terminal: Terminal | None = None
         self.consoles: list[console.Console] = []
         self.debugcon: console.Console | None = None
+        self.drives: dict[str, BlockBackend] = {}
+        self.chardevs: dict[str, console.Console] = {}
         self._signal = 0  # the first one that arrived
         try:
+            for drive in config.drives:
+                from pyvmm.backends.block.backend import open_drive
+
+                self.drives[drive.id] = open_drive(drive)
             for serial in config.serials:
                 self.consoles.append(console.make(serial))
+            for chardev in config.chardevs:
+                self.chardevs[chardev.id] = console.make(chardev.backend, "chardev")
             if debugcon is not None:
                 self.debugcon = console.make(debugcon, "debugcon")
         except BaseException:
@@ -88,7 +97,9 @@ class Session:
             paused = False
 
     def _run_once(self, timeout: float | None, paused: bool, sleeper: Machine | None) -> tuple[StopReason, Machine]:
-        with Machine(self.config, self.consoles, debugcon=self.debugcon, sleeper=sleeper) as machine:
+        with Machine(
+            self.config, self.consoles, debugcon=self.debugcon, sleeper=sleeper, drives=self.drives, chardevs=self.chardevs
+        ) as machine:
             self.machine = machine
             try:
                 return self._serve(machine, timeout, paused), machine
@@ -116,7 +127,9 @@ class Session:
         return reason
 
     def _take_terminal(self) -> None:
-        stdio = next((each for each, serial in zip(self.consoles, self.config.serials, strict=True) if serial.kind == "stdio"), None)
+        kinds = [each.kind for each in self.config.serials] + [each.backend.kind for each in self.config.chardevs]
+        consoles = [*self.consoles, *self.chardevs.values()]
+        stdio = next((each for each, kind in zip(consoles, kinds, strict=True) if kind == "stdio"), None)
         if stdio is None or self.terminal is not None or not os.isatty(0):
             return
         from pyvmm.backends.terminal import Terminal
@@ -135,8 +148,8 @@ class Session:
             say("[paused]" if self.machine.paused else "[running]")
 
     def _break(self) -> None:
-        if self.machine is not None:
-            port = next(index for index, serial in enumerate(self.config.serials) if serial.kind == "stdio")
+        port = next((index for index, serial in enumerate(self.config.serials) if serial.kind == "stdio"), None)
+        if self.machine is not None and port is not None:  # a virtio console has no break
             self.machine.devices[f"serial{port}"].receive_break()
 
     def _on_signal(self, number: int, _frame: object) -> None:
@@ -145,13 +158,23 @@ class Session:
             self.machine.stop(number)
 
     def close(self) -> None:
-        """Gives the terminal back and closes the consoles. May be called twice."""
+        """Gives the terminal back, makes sure that the disks have what was written, closes everything. May be called twice."""
         if self.terminal is not None:
             self.terminal.restore()
             self.terminal = None
-        for each in (*self.consoles, *([self.debugcon] if self.debugcon else [])):
+        for each in (*self.consoles, *self.chardevs.values(), *([self.debugcon] if self.debugcon else [])):
             each.close()
-        self.consoles, self.debugcon = [], None
+        self.consoles, self.chardevs, self.debugcon = [], {}, None
+        while self.drives:
+            drive = self.drives.popitem()[1]
+            try:
+                drive.flush()
+            except OSError as error:
+                say(f"pyvmm: warning: {drive.name}: {error.strerror}: what the guest wrote last may be lost; check the host's disk")
+            try:
+                drive.close()
+            except OSError:
+                pass  # the descriptor is gone all the same
 
 
 def _crash_report(machine: Machine, reason: StopReason) -> str:

@@ -27,9 +27,10 @@ class FakeMachine:
     made: list[FakeMachine] = []
     while_building: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, config: Config, consoles: list[Any], debugcon: object = None, sleeper: object = None) -> None:
+    def __init__(self, config: Config, consoles: list[Any], debugcon: object = None, sleeper: object = None, **more: Any) -> None:
         self.config = config
         self.sleeper = sleeper
+        self.more = more
         self.warnings: list[str] = []
         self.stopped: list[int] = []
         self.ran: tuple[float | None, bool] | None = None
