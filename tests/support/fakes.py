@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.events import StopReason
 
@@ -119,3 +120,38 @@ class StopSink:
     @property
     def kinds(self) -> list[str]:
         return [reason.kind for reason in self.reasons]
+
+
+class FaultySystem:
+    """Stands for ``os`` in a module under test: everything works as in ``os``, but for what was planned.
+
+    Attributes:
+        planned: function name -> what becomes of its next calls, in order. An int below 0 is an errno (-EIO), from 0 a number of
+            bytes after which a read or write comes to an end; None: works as ever.
+        calls: (name, offset or None) of the calls of planned functions.
+    """
+
+    def __init__(self) -> None:
+        self.planned: dict[str, list[int | None]] = {}
+        self.calls: list[tuple[str, int | None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in self.planned:
+            return real
+
+        def faulty(*arguments: Any) -> Any:
+            self.calls.append((name, arguments[2] if len(arguments) > 2 else None))
+            step = self.planned[name].pop(0) if self.planned[name] else None
+            if step is None:
+                return real(*arguments)
+            if step < 0:
+                raise OSError(-step, os.strerror(-step))
+            fd, views, *rest = arguments
+            kept: list[memoryview] = []
+            for view in views:
+                kept.append(view[:step])
+                step -= len(kept[-1])
+            return real(fd, kept, *rest)
+
+        return faulty

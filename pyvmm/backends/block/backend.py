@@ -26,7 +26,7 @@ if TYPE_CHECKING:
             name: for messages.
             size: in bytes, a multiple of 512.
             readonly: ``write`` and its like raise EROFS.
-            block_size: requests in multiples of this are served without a copy: 512, or more with O_DIRECT and on some devices.
+            block_size: requests in multiples of this are served without a copy: 512, with O_DIRECT more on some hosts.
             write_cache: what ``write`` has written may still be lost with the host's power, until ``flush``.
             discard: ``discard_range`` frees storage; False: it does nothing.
         """

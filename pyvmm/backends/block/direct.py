@@ -13,6 +13,7 @@ from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _BUFFER = 1 << 20
@@ -83,15 +84,23 @@ class DirectFile(RawFile):
         """See BlockBackend."""
         length = total(views)
         self._check_write(offset, length)
-        if not length:
-            return
+        if length:
+            self._alone(offset, length, self._write, offset, views, length)
+
+    def _free(self, offset: int, length: int) -> None:
+        self._alone(offset, length, super()._free, offset, length)
+
+    def _clear(self, offset: int, length: int, unmap: bool) -> bool:
+        return bool(self._alone(offset, length, super()._clear, offset, length, unmap))
+
+    def _alone(self, offset: int, length: int, call: Callable[..., object], *arguments: object) -> object:
+        """Changes these bytes while nobody else changes the blocks they are in."""
         if self._ranges is None:
-            self._write(offset, views, length)
-            return
+            return call(*arguments)
         first, last = offset // self.block_size, (offset + length - 1) // self.block_size
         self._ranges.acquire(first, last)
         try:
-            self._write(offset, views, length)
+            return call(*arguments)
         finally:
             self._ranges.release(first, last)
 

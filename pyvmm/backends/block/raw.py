@@ -118,22 +118,28 @@ class RawFile:
     def discard_range(self, offset: int, length: int) -> None:
         """See BlockBackend: a hole in the file, BLKDISCARD to a device."""
         self._check_write(offset, length)
-        if not self.discard or not length:
-            return
-        if self._is_device:
-            self._attempt("_can_punch", ioctl, self.fd, _BLKDISCARD, _RANGE.pack(offset, length))
-        else:
-            self._punch(offset, length)
+        if self.discard and length:
+            self._free(offset, length)
 
     def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:
         """See BlockBackend: as a hole, as the file system's zeros, or written."""
         self._check_write(offset, length)
         if not length:
             return
-        if not (unmap and self.discard and self._punch(offset, length)) and not self._zero(offset, length):
+        if not self._clear(offset, length, unmap and self.discard):
             self._write_zeros(offset, length)
         elif not self.write_cache:  # O_DSYNC speaks of writes alone
             self.flush()
+
+    def _free(self, offset: int, length: int) -> None:
+        if self._is_device:
+            self._attempt("_can_punch", ioctl, self.fd, _BLKDISCARD, _RANGE.pack(offset, length))
+        else:
+            self._punch(offset, length)
+
+    def _clear(self, offset: int, length: int, unmap: bool) -> bool:
+        """Zeros without writing them. False: this host has no such thing."""
+        return (unmap and self._punch(offset, length)) or self._zero(offset, length)
 
     def _punch(self, offset: int, length: int) -> bool:
         """A hole, which reads as zeros, of a device too. False: this host has none."""
