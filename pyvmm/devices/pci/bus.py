@@ -83,8 +83,9 @@ class PciBus:
             raise ConfigError(f"{function.name}: PCI slot {slot:#x} is taken by {other.name}: give another, or none for the first free one")
         self.functions[devfn] = function
         self.functions = dict(sorted(self.functions.items()))
-        if number and slot << 3 in self.functions:
-            self.functions[slot << 3].set_multifunction()
+        first = self.functions.get(slot << 3)  # guests look for others only when function 0 tells of them
+        if first is not None and any(slot << 3 | other in self.functions for other in range(1, 8)):
+            first.set_multifunction()
         pin = function.state.config[INTERRUPT_PIN]
         if pin:
             function.intx = self._make_intx(layout.pci_line(slot, pin))

@@ -17,6 +17,9 @@ from pyvmm.devices.fw_cfg import LENGTH as FW_CFG_LENGTH
 from pyvmm.devices.fw_cfg import FwCfg
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.pc_testdev import IRQ_LINES, MEMORY_LENGTH, IoMemory, IrqPorts, Latch, PageFlush
+from pyvmm.devices.pci.function import PciFunction
+from pyvmm.devices.pci.function_regs import HEADER
+from pyvmm.devices.pci.msix import MsiX
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.rtc_regs import INDEXED
 from pyvmm.devices.serial import Serial
@@ -25,6 +28,8 @@ from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, Sy
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory
 from tests.support.fakes import ByteSink, FakeLine, FakeTime, StopSink
+from tests.support.pci import Messages
+from tests.support.pci import World as PciWorld
 
 if TYPE_CHECKING:
     from pyvmm.devices.device import Device
@@ -49,6 +54,8 @@ DEVICES: list[tuple[Device, int]] = [
     (PageFlush(lambda gpa: None), 4),
     (IrqPorts(lambda gsi, level: None), IRQ_LINES),
     (IoMemory(), MEMORY_LENGTH),
+    (PciWorld().bus, 8),
+    (MsiX(PciFunction("card", 0, 0, 0), 1, Messages()), 16),
 ]
 
 
@@ -74,6 +81,13 @@ def test_tables_fit_their_mapping_and_tell_the_reset_values(device: Device, leng
             assert device.read(register.offset, register.size) == register.reset, register.name
 
 
+def test_the_header_table_is_the_header() -> None:
+    function = PciFunction("card", 0, 0, 0, pin=0)
+    for register in HEADER:
+        assert function.read_config(register.offset, register.size) == register.reset, register.name
+        assert register.section
+
+
 def test_divisor_latch_reset_value() -> None:
     serial = Serial("serial0", FakeLine(), ByteSink())
     serial.write(3, 1, 0x80)
@@ -95,7 +109,7 @@ def test_decoding_reads_like_the_data_sheet() -> None:
 
 
 def test_importing_the_devices_imports_no_table_and_nothing_slow() -> None:
-    modules = ["serial", "rtc", "i8042", "system_ports", "debug_ports", "acpi_pm", "fw_cfg", "pc_testdev"]
+    modules = ["serial", "rtc", "i8042", "system_ports", "debug_ports", "acpi_pm", "fw_cfg", "pc_testdev", "pci.bus", "pci.msix"]
     code = "import sys; before = set(sys.modules); " + "; ".join(f"import pyvmm.devices.{name}" for name in modules)
     code += "; print(*sorted(set(sys.modules) - before))"
     # -S: the host's own site configuration may import anything
