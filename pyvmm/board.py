@@ -17,7 +17,7 @@ from pyvmm.devices.pci.host import HostBridge
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.serial import Serial
 from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,8 +92,26 @@ def _optional(machine: Machine, device: DeviceConfig) -> None:
             _add_testdev(machine)
         except ConfigError as error:
             raise ConfigError(f"-device pc-testdev: {error}: leave one of the two out") from None
+    elif device.name == "pci-testdev":
+        _known(device)
+        _add_pci_testdev(machine)
     else:
         raise ConfigError(f"-device {device.name}: not known")
+
+
+def _add_pci_testdev(machine: Machine) -> None:
+    """pci-testdev: writes to a BAR, with and without a doorbell, for kvm-unit-tests to time."""
+    from pyvmm.devices.pci.testdev import PciTestdev
+
+    def bind(fd: int, address: int, length: int, match: int | None, on_ports: bool, on: bool) -> None:
+        try:
+            machine.vm.ioeventfd(fd, address, length, match, on_ports, deassign=not on)
+        except KvmError:
+            pass  # the kernel has no more room: these writes are exits
+
+    card = PciTestdev(bind)
+    machine.pci.plug(card)
+    machine.at_end.append(card.close)
 
 
 def _add_testdev(machine: Machine) -> None:

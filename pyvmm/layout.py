@@ -103,7 +103,8 @@ def ram_regions(size: int) -> list[tuple[int, int]]:
 
 def pci_memory_64(size: int) -> tuple[int, int]:
     """The PCI memory window above 4 GiB of a machine with ``size`` bytes of RAM: (first address, first behind it)."""
-    first = -(-max(HIGH_RAM + size - LOW_RAM_END, HIGH_RAM) // GIB) * GIB
+    end_of_ram = HIGH_RAM + min(max(size - LOW_RAM_END, 0), 1 << 50)  # what asks for more is refused elsewhere
+    first = -(-end_of_ram // GIB) * GIB
     return first, first + PCI_MEMORY_64_LENGTH
 
 

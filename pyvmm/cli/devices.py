@@ -15,6 +15,7 @@ _MMIO = ("ioeventfd",)
 DEVICES: dict[str, tuple[str, ...]] = {  # name: options; id goes with each
     "isa-debug-exit": ("iobase", "iosize"),
     "pc-testdev": (),
+    "pci-testdev": (),
     "virtio-blk-pci": _BLK + _PCI,
     "virtio-rng-pci": _RNG + _PCI,
     "virtio-serial-pci": _SERIAL + _PCI,

@@ -170,33 +170,35 @@ class PciBus:
                     moved = True
         if moved:
             bars = [bar for function in functions for bar in function.bars]
-            io = self._settle(self._ports, [bar for bar in bars if bar.kind == "io"], layout.KERNEL_PORTS)
-            memory = self._settle(self._mmio, [bar for bar in bars if bar.kind != "io"], (*layout.KERNEL_MEMORY, *self._ram))
-            for bar in io + memory:
-                if bar.on_place is not None:
-                    bar.on_place(bar.base)
+            _settle(self._ports, [bar for bar in bars if bar.kind == "io"], layout.KERNEL_PORTS)
+            _settle(self._mmio, [bar for bar in bars if bar.kind != "io"], (*layout.KERNEL_MEMORY, *self._ram))
 
-    def _settle(self, bus: Bus, bars: list[Bar], reserved: Iterable[tuple[int, int]]) -> list[Bar]:
-        """One address space's part of ``_place``. Returns the BARs whose place has changed."""
-        ours = {id(bar.mapping) for bar in bars}
-        taken: Ranges = [(mapping.base, mapping.end) for mapping in bus.mappings if id(mapping) not in ours]
-        taken += [(base, base + length) for base, length in reserved]
-        changed: list[tuple[Bar, int | None]] = []
-        for bar in bars:
-            base = bar.asked
-            if base is not None:
-                end = base + bar.size
-                if any(base < other_end and other < end for other, other_end in taken):
-                    base = None
-                else:
-                    taken.append((base, end))
-            if base != bar.base:
-                changed.append((bar, base))
-        for bar, _ in changed:
-            if bar.base is not None:
-                bus.remove(bar.mapping)
-        for bar, base in changed:
+
+def _settle(bus: Bus, bars: list[Bar], reserved: Iterable[tuple[int, int]]) -> None:
+    """One address space's part of ``PciBus._place``."""
+    ours = {id(bar.mapping) for bar in bars}
+    taken: Ranges = [(mapping.base, mapping.end) for mapping in bus.mappings if id(mapping) not in ours]
+    taken += [(base, base + length) for base, length in reserved]
+    changed: list[tuple[Bar, int | None]] = []
+    for bar in bars:
+        base = bar.asked
+        if base is not None:
+            end = base + bar.size
+            if any(base < other_end and other < end for other, other_end in taken):
+                base = None
+            else:
+                taken.append((base, end))
+        if base != bar.base:
+            changed.append((bar, base))
+    for bar, _ in changed:  # all of them away first: two may change places, with their doorbells
+        if bar.base is not None:
+            bus.remove(bar.mapping)
+            bar.base = None
+            if bar.on_place is not None:
+                bar.on_place(None)
+    for bar, base in changed:
+        if base is not None:
+            bus.move(bar.mapping, base)
             bar.base = base
-            if base is not None:
-                bus.move(bar.mapping, base)
-        return [bar for bar, _ in changed]
+            if bar.on_place is not None:
+                bar.on_place(base)

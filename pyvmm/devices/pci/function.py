@@ -59,7 +59,8 @@ class Bar:
 
     Attributes:
         base: where it is mapped now; None while it is not.
-        on_place: called with ``base`` after the mapping moved, appeared or went away, machine lock held.
+        on_place: called with the new ``base`` after the BAR was mapped, with None after it went away, machine lock held. A
+            move is both, None first: by the time any BAR appears, no other still has its doorbells there.
     """
 
     __slots__ = ("index", "size", "device", "kind", "prefetch", "width", "base", "asked", "on_place", "mapping")

@@ -188,16 +188,16 @@ def test_a_bar_answers_where_it_is_and_moves_with_its_register() -> None:
     world.mmio.write(old + 8, 4, 0x1234_5678)
     assert two.scratch[0].state.data[8:12] == b"\x78\x56\x34\x12"
     world.write(1, BAR0, 0xD000_0000)
-    assert two.moves == [0xD000_0000]
+    assert two.moves == [None, 0xD000_0000]
     assert world.mmio.read(0xD000_0008, 4) == 0x1234_5678
     assert world.mmio.read(old + 8, 4) == ONES
     world.write(1, COMMAND, IO, size=2)
-    assert two.moves == [0xD000_0000, None]
+    assert two.moves == [None, 0xD000_0000, None]
     assert world.mmio.read(0xD000_0008, 4) == ONES
     world.write(1, BAR0, old)
-    assert two.moves == [0xD000_0000, None]
+    assert two.moves == [None, 0xD000_0000, None]
     world.write(1, COMMAND, MEMORY, size=1)
-    assert two.moves == [0xD000_0000, None, old]
+    assert two.moves == [None, 0xD000_0000, None, old]
 
 
 def test_sizing_with_decoding_on_maps_nothing_on_the_way() -> None:
@@ -273,7 +273,11 @@ def test_two_bars_change_places() -> None:
     two = Two()
     first, second = two.bars[0][0].base, two.bars[1][0].base
     assert first is not None and second is not None
-    two.world.write(1, BAR0, second)
+    heard: list[tuple[str, int | None]] = []
+    two.bars[0][0].on_place = lambda base: heard.append(("a", base))
+    two.bars[1][0].on_place = lambda base: heard.append(("b", base))
+    two.world.write(1, BAR0, second)  # the lower slot wins
+    assert heard == [("a", None), ("b", None), ("a", second)]
     two.world.write(2, BAR0, first)
     assert (two.at(first), two.at(second)) == ("b", "a")
 
