@@ -23,6 +23,7 @@ memory = 64K
 append = a=b  c
 devices = pc-testdev
 devices = isa-debug-exit,iobase=0xf4,iosize=0x4
+disk = 1M
 timeout = 1.5
 input = q\n\x04
 expect_status = 43
@@ -55,6 +56,7 @@ def test_every_key(tmp_path) -> None:
         memory=64 * KIB,
         append="a=b  c",
         devices=("pc-testdev", "isa-debug-exit,iobase=0xf4,iosize=0x4"),
+        disk=MIB,
         timeout=1.5,
         input=b"q\n\x04",
         expect_status=43,

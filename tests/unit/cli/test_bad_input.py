@@ -106,6 +106,18 @@ ROWS: list[tuple[str, list[str]]] = [
     ("hello -device=", ["-device", "isa-debug-exit"]),
     ("hello -device isa-debug-exit,iobase", ["iobase", "KEY=VALUE"]),
     ("hello -device isa-debug-exit,", ["KEY=VALUE"]),
+    # --- disks (the grammar: test_drives.py; images: backends/block/test_backend.py) ---
+    ("hello -drive file=@missing,format=raw", ["-drive file=@missing", "No such file", "truncate"]),
+    ("hello -drive file=@empty", ["@empty", "empty", "truncate"]),
+    ("hello -drive file=@folder,readonly=on", ["@folder", "directory"]),
+    ("hello -drive file=@fifo", ["@fifo", "block device"]),
+    ("hello -drive file=/dev/null", ["/dev/null", "block device"]),
+    ("hello -drive file=@odd", ["@odd", "1000 bytes", "512", "1024"]),
+    ("hello -drive file=@qcow2", ["@qcow2", "qcow2 image", "format=raw"]),
+    ("hello -drive file=@qcow2,format=qcow2", ["@qcow2", "format=qcow2", "convert"]),
+    ("hello -drive file=@big -drive file=@big,snapshot=on", ["@big", "locked"]),
+    ("hello -chardev file,id=c,path=@folder", ["-chardev", "@folder", "directory"]),
+    ("hello -hda @big", ["IDE", "-drive file=@big,format=raw,if=virtio"]),
     # --- consoles ---
     ("hello -serial nonsense", ["-serial nonsense", "stdio", "unix:PATH"]),
     ("hello -serial file", ["-serial file", "file:PATH"]),
@@ -139,6 +151,8 @@ def files(tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "text").write_text("hello\n" * 200)
+    (tmp_path / "odd").write_bytes(bytes(1000))
+    (tmp_path / "qcow2").write_bytes(b"QFI\xfb" + bytes(1020))
     (tmp_path / "gzip").write_bytes(b"\x1f\x8b\x08" + bytes(1000))
     for name, size in (("big", 3 << 20), ("huge", 100 << 20)):
         with open(tmp_path / name, "wb") as file:
@@ -229,7 +243,9 @@ def test_other_commands_refuse(arguments: list[str], words: list[str], capfd: py
         "{}", "run {}", "run ./{}", "run -{}", "run hello -m {}", "run hello -smp {}", "run hello -format {}", "run hello -device {}",
         "run hello -machine {}", "run hello -serial {}", "run hello -serial file:/nonexistent/{}", "run hello -serial unix:/nonexistent/{}",
         "run hello -serial unix:/nonexistent/{},server=on", "run hello --timeout {}", "run hello -address {}", "run @linux -initrd {}",
-        "run hello -debugcon {}", "run hello more{}", "inspect {}", "inspect ./{}", "guests {}", "check {}",
+        "run hello -debugcon {}", "run hello -drive file={}", "run hello -drive id={}", "run hello -drive {}=1", "run hello -hda {}",
+        "run hello -chardev {}", "run hello -chardev file,id=c,path=/nonexistent/{}", "run hello -object {}", "run hello more{}",
+        "inspect {}", "inspect ./{}", "guests {}", "check {}",
     ],
 )  # fmt: skip
 def test_nasty_text_cannot_break_the_line(template: str, nasty: str, files: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:

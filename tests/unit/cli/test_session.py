@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyvmm import cli, events
+from pyvmm.backends.block.backend import open_drive
 from pyvmm.bus import Bus
 from pyvmm.cli import run
-from pyvmm.config import BootConfig, Config, SerialConfig
+from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, SerialConfig
+from pyvmm.errors import ConfigError
 from pyvmm.events import StopReason
 
 POWEROFF = StopReason(kind=events.POWEROFF)
@@ -251,3 +254,69 @@ def test_a_console_that_fails_closes_those_before_it(tmp_path: Any, capfd: pytes
     before = len(os.listdir("/proc/self/fd"))
     assert cli.main(["run", "-kernel", "k", "-serial", f"file:{tmp_path}/log", "-serial", f"file:{tmp_path}"]) == 2
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# --- disks --------------------------------------------------------------------------------------------------------------
+def test_disks_stay_open_and_locked_through_resets(machine: type[FakeMachine], tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1024))
+    drive = DriveConfig(id="d", file=str(tmp_path / "disk"))
+
+    def check(made: FakeMachine) -> StopReason:
+        with pytest.raises(ConfigError, match="locked"):
+            open_drive(drive)
+        made.more["drives"]["d"].write(0, [memoryview(b"x" * 512)])
+        return RESET if len(machine.made) < 3 else POWEROFF
+
+    machine.script = [check] * 3
+    session = run.Session(CONFIG.replace(drives=(drive,)))
+    assert session.run().kind == events.POWEROFF
+    assert len({id(made.more["drives"]["d"]) for made in machine.made}) == 1
+    session.close()
+    session.close()
+    assert session.drives == {}
+    assert (tmp_path / "disk").read_bytes() == b"x" * 512 + bytes(512)
+    open_drive(drive).close()
+
+
+def test_a_disk_that_cannot_be_opened_lets_the_others_go(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1024))
+    drives = (DriveConfig(id="d", file=str(tmp_path / "disk")), DriveConfig(id="e", file=str(tmp_path / "missing")))
+    with pytest.raises(ConfigError, match="No such file"):
+        run.Session(CONFIG.replace(drives=drives))
+    open_drive(drives[0]).close()
+
+
+def test_a_disk_that_cannot_be_flushed_is_told_of(machine: type[FakeMachine], capfd: pytest.CaptureFixture[str]) -> None:
+    scratch = DriveConfig(id="d", format="scratch", size=512)
+    session = run.Session(CONFIG.replace(drives=(scratch, scratch.replace(id="e"))))
+    closed = []
+
+    class Broken:
+        name = "a.img"
+
+        def flush(self) -> None:
+            raise OSError(5, "Input/output error")
+
+        def close(self) -> None:
+            closed.append(1)
+            raise OSError(5, "")
+
+    session.drives["d"].close()
+    session.drives["d"] = Broken()  # type: ignore[assignment]
+    session.close()
+    assert closed == [1] and session.drives == {}
+    assert capfd.readouterr().err == (
+        "pyvmm: warning: a.img: Input/output error: what the guest wrote last may be lost; check the host's disk\n"
+    )
+
+
+def test_chardevs_are_consoles_that_stay(machine: type[FakeMachine], tmp_path: Path) -> None:
+    chardev = ChardevConfig(id="c", backend=SerialConfig(kind="file", target=str(tmp_path / "log")))
+    machine.script = [RESET, POWEROFF]
+    session = run.Session(CONFIG.replace(chardevs=(chardev,)))
+    session.run()
+    assert machine.made[0].more["chardevs"]["c"] is machine.made[1].more["chardevs"]["c"]
+    machine.made[0].more["chardevs"]["c"].write(b"hello")
+    session.close()
+    assert (tmp_path / "log").read_bytes() == b"hello"
+    assert session.chardevs == {}
