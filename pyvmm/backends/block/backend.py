@@ -76,13 +76,15 @@ def open_drive(drive: DriveConfig) -> BlockBackend:
     Raises:
         ConfigError: it cannot be used; one line with problem and fix.
     """
-    from pyvmm.backends.block import temporary
-
     if drive.format == "scratch":
+        from pyvmm.backends.block import temporary
+
         return temporary.scratch(drive)
     image = _open_image(drive, drive.readonly or drive.snapshot)
     if not drive.snapshot or drive.readonly:
         return image
+    from pyvmm.backends.block import temporary
+
     try:
         return temporary.overlay(drive, image)
     except BaseException:
@@ -91,7 +93,7 @@ def open_drive(drive: DriveConfig) -> BlockBackend:
 
 
 def _open_image(drive: DriveConfig, readonly: bool) -> RawFile:
-    from pyvmm.backends.block import direct, locks, raw
+    from pyvmm.backends.block import raw
 
     where = f"-drive file={drive.file}"
     is_direct = drive.cache in ("none", "directsync")
@@ -109,9 +111,9 @@ def _open_image(drive: DriveConfig, readonly: bool) -> RawFile:
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise ConfigError(f"{where}: {_why(drive, error, readonly, is_direct)}") from None
     try:
-        kind = os.fstat(fd).st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-            what = "a directory" if stat.S_ISDIR(kind) else "neither a regular file nor a block device"
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            what = "a directory" if stat.S_ISDIR(mode) else "neither a regular file nor a block device"
             raise ConfigError(f"{where}: it is {what}: name a disk image")
         os.set_blocking(fd, True)
         size = os.lseek(fd, 0, os.SEEK_END)
@@ -121,11 +123,18 @@ def _open_image(drive: DriveConfig, readonly: bool) -> RawFile:
             whole = -(-size // _SECTOR) * _SECTOR
             raise ConfigError(f"{where}: {size} bytes are no multiple of {_SECTOR}: if it is a disk image, `truncate -s {whole} FILE`")
         if drive.locking:
+            from pyvmm.backends.block import locks
+
             locks.take(fd, where, readonly)
-        block_size = direct.alignment(fd, where, size) if is_direct else _SECTOR
+        kind: type[RawFile] = raw.RawFile
+        block_size = _SECTOR
+        if is_direct:
+            from pyvmm.backends.block import direct
+
+            kind, block_size = direct.DirectFile, direct.alignment(fd, where, size)
         if drive.probed:
             _refuse_other_formats(fd, where, block_size)
-        return (direct.DirectFile if is_direct else raw.RawFile)(
+        return kind(
             fd,
             drive.file,
             size,
@@ -134,7 +143,7 @@ def _open_image(drive: DriveConfig, readonly: bool) -> RawFile:
             write_cache=drive.cache not in ("writethrough", "directsync"),
             flushes=not readonly and drive.cache != "unsafe",
             discard=drive.discard == "unmap" and not readonly,
-            is_device=stat.S_ISBLK(kind),
+            is_device=stat.S_ISBLK(mode),
         )
     except OSError as error:
         os.close(fd)

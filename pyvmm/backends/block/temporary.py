@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 
-from pyvmm.backends.block.overlay import Overlay
 from pyvmm.backends.block.raw import RawFile
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.backends.block.overlay import Overlay
     from pyvmm.config import DriveConfig
 
 
@@ -22,6 +22,8 @@ def scratch(drive: DriveConfig) -> RawFile:
 
 def overlay(drive: DriveConfig, base: RawFile) -> Overlay:
     """``snapshot=on`` over an image opened for reading. Raises ConfigError, and leaves ``base`` open then."""
+    from pyvmm.backends.block.overlay import Overlay
+
     fd = _file(f"-drive file={drive.file},snapshot=on", base.size)
     top = RawFile(fd, drive.file, base.size, flushes=False, discard=True)
     try:
