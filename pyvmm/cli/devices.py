@@ -24,6 +24,7 @@ DEVICES: dict[str, tuple[str, ...]] = {  # name: options; id goes with each
     "virtio-serial-device": _SERIAL + _MMIO,
     "virtconsole": ("chardev", "name", "bus"),
 }
+_ALIASES = {"virtio-blk": "virtio-blk-pci", "virtio-rng": "virtio-rng-pci", "virtio-serial": "virtio-serial-pci"}
 _FIXED = {"disable-modern": ("off", "false", "no"), "disable-legacy": ("on", "off", "auto", "true", "false"), "bus": ("pci.0", "pcie.0")}
 
 
@@ -31,6 +32,7 @@ def parse_device(text: str) -> DeviceConfig:
     """``NAME,key=value,...`` as a DeviceConfig. Raises ConfigError for a device, or an option, pyvmm does not have."""
     name, comma, rest = text.partition(",")
     name = name.removeprefix("driver=")
+    name = _ALIASES.get(name, name).removesuffix("-non-transitional")
     if name not in DEVICES:
         raise ConfigError(f"-device {name or text!r}: not known; there are {', '.join(DEVICES)}")
     if comma and not rest:

@@ -100,6 +100,8 @@ def _open_image(drive: DriveConfig, readonly: bool) -> RawFile:
     flags = os.O_NONBLOCK | os.O_CLOEXEC | (os.O_DIRECT if is_direct else 0)
     if drive.cache in ("writethrough", "directsync"):
         flags |= os.O_DSYNC
+    if drive.locking and not readonly and _is_block_device(drive.file):
+        flags |= os.O_EXCL  # man 2 open: EBUSY while it is mounted, or part of a RAID or a volume
     try:
         try:
             fd = os.open(drive.file, flags | (os.O_RDONLY if readonly else os.O_RDWR))
@@ -107,7 +109,7 @@ def _open_image(drive: DriveConfig, readonly: bool) -> RawFile:
             if error.errno not in _UNWRITABLE or readonly or not drive.auto_read_only:
                 raise
             readonly = True
-            fd = os.open(drive.file, flags | os.O_RDONLY)
+            fd = os.open(drive.file, (flags | os.O_RDONLY) & ~os.O_EXCL)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise ConfigError(f"{where}: {_why(drive, error, readonly, is_direct)}") from None
     try:
@@ -153,6 +155,13 @@ def _open_image(drive: DriveConfig, readonly: bool) -> RawFile:
         raise
 
 
+def _is_block_device(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False  # opening it will tell why
+
+
 def _why(drive: DriveConfig, error: OSError | ValueError, readonly: bool, is_direct: bool) -> str:
     """What kept the image from being opened, and what to do."""
     if not isinstance(error, OSError):
@@ -160,6 +169,8 @@ def _why(drive: DriveConfig, error: OSError | ValueError, readonly: bool, is_dir
     reason = error.strerror or str(error)
     if error.errno == errno.ENOENT:
         return f"{reason}: `truncate -s 1G FILE` makes an empty disk"
+    if error.errno == errno.EBUSY:
+        return f"{reason}: this host has mounted it, or uses it otherwise: unmount it, or add readonly=on"
     if error.errno == errno.EISDIR:
         return f"{reason}: name a disk image"
     if error.errno == errno.EINVAL and is_direct:

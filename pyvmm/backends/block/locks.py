@@ -30,7 +30,7 @@ def take(fd: int, where: str, readonly: bool) -> None:
     """
     try:
         for byte in [_USES + _READ, _FORBIDS + _WRITE, *([] if readonly else [_USES + _WRITE])]:
-            _set(fd, byte)
+            _set(fd, where, byte)
         written = _is_held(fd, _USES + _WRITE)
         refused = _is_held(fd, _FORBIDS + _READ) or not readonly and _is_held(fd, _FORBIDS + _WRITE)
     except OSError as error:
@@ -44,14 +44,14 @@ def take(fd: int, where: str, readonly: bool) -> None:
         raise ConfigError(f"{where}: it is locked: another program, or another -drive, {doing}: stop that one, or {fix}")
 
 
-def _set(fd: int, byte: int) -> None:
+def _set(fd: int, where: str, byte: int) -> None:
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
         # Somebody holds the byte for himself alone. That is not QEMU, but it is a lock all the same.
-        raise ConfigError(f"an image is locked by another program (byte {byte}): stop that one, or add locking=off") from None
+        raise ConfigError(f"{where}: it is locked by another program: stop that one, or add locking=off") from None
 
 
 def _is_held(fd: int, byte: int) -> bool:

@@ -41,7 +41,7 @@ class Overlay:
     def __init__(self, base: RawFile, top: RawFile, discard: bool = False) -> None:
         self.base = base
         self.top = top
-        self.name = base.name
+        self.name = f"{base.name} (snapshot=on)"
         self.size = base.size
         self.readonly = False
         self.block_size = base.block_size
@@ -53,7 +53,7 @@ class Overlay:
         try:
             self._map = mmap.mmap(-1, -(-self.size // self.cluster))  # its pages cost nothing until something is written there
         except (OSError, OverflowError):
-            raise ConfigError(f"-drive file={self.name}: {self.size} bytes are too many for snapshot=on: leave it out") from None
+            raise ConfigError(f"-drive file={base.name}: {self.size} bytes are too many for snapshot=on: leave it out") from None
         self._ranges = RangeLock()
 
     # --- reading -----------------------------------------------------------------------------------------------------

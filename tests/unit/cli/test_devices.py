@@ -22,10 +22,16 @@ def test_qemus_spellings() -> None:
     assert (device.name, device.get("serial"), device.get("addr"), device.get("romfile", "x")) == ("virtio-blk-pci", "a,b", "0x3.0", "")
 
 
+@pytest.mark.parametrize("name", ["virtio-blk", "virtio-blk-pci-non-transitional", "driver=virtio-blk"])
+def test_other_names(name: str) -> None:
+    assert parse_device(f"{name},drive=d") == DeviceConfig(name="virtio-blk-pci", options=(("drive", "d"),))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("virtio-blk", "virtio-blk'?: not known; there are isa-debug-exit, .*virtio-blk-pci"),
+        ("virtio-blk-ccw", "virtio-blk-ccw'?: not known; there are isa-debug-exit, .*virtio-blk-pci"),
+        ("-non-transitional", "not known"),
         ("", "not known; there are"),
         ("virtio-blk-pci,nonsense=1", "virtio-blk-pci: option 'nonsense' is not known; there are: drive, serial, .*, addr"),
         ("pc-testdev,addr=3", "option 'addr' is not known"),

@@ -39,7 +39,8 @@ def test_the_kinds(path: str) -> None:
     for options, kind in (({}, RawFile), ({"snapshot": True}, Overlay), ({"snapshot": True, "readonly": True}, RawFile)):
         disk = open_drive(DriveConfig(id="d", file=path, **options))  # type: ignore[arg-type]
         assert type(disk) is kind
-        assert (disk.name, disk.size, disk.block_size) == (path, SIZE, 512)
+        assert disk.name.startswith(path)
+        assert (disk.size, disk.block_size) == (SIZE, 512)
         disk.close()
 
 

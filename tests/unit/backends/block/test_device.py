@@ -53,6 +53,16 @@ def test_every_operation(device: str, cache: str) -> None:
     disk.close()
 
 
+def test_a_device_the_host_uses_is_not_written(device: str) -> None:
+    holder = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a mount does
+    with pytest.raises(ConfigError, match="this host has mounted it, or uses it otherwise: unmount it, or add readonly=on"):
+        open_drive(DriveConfig(id="d", file=device))
+    for options in ({"readonly": True}, {"snapshot": True}, {"locking": False}):
+        open_drive(DriveConfig(id="d", file=device, **options)).close()  # type: ignore[arg-type]
+    os.close(holder)
+    open_drive(DriveConfig(id="d", file=device)).close()
+
+
 def test_other_devices_are_no_disks() -> None:
     for path in ("/dev/null", "/dev/zero"):
         with pytest.raises(ConfigError, match="neither a regular file nor a block device"):
