@@ -33,7 +33,7 @@ PAGE = layout.PAGE
 
 
 class PciBusState(Record):
-    """The address register at 0xCF8."""
+    """The address register at 0xCF8, as it was written."""
 
     address: int = 0
 
@@ -124,12 +124,21 @@ class PciBus:
         address = self.state.address
         return self.functions.get(address >> 8 & 0xFFFF) if address & ENABLE else None  # bus 0: bits 23:16 are 0
 
+    def _register(self, offset: int, size: int) -> int:
+        """The register an access to the data ports means.
+
+        Bits 1:0 of the address register are reserved, the port says which byte. kvm-unit-tests put them into the address
+        all the same and read a byte or word at 0xCFC, as QEMU lets them; a doubleword always is the aligned one.
+        """
+        address = self.state.address
+        return address & 0xFC | offset - 4 | (address & 3 if size < 4 else 0)
+
     def read(self, offset: int, size: int) -> int:
         if offset >= 4:
             function = self._chosen()
-            return (1 << 8 * size) - 1 if function is None else function.read_config((self.state.address & 0xFC) + offset - 4, size)
+            return (1 << 8 * size) - 1 if function is None else function.read_config(self._register(offset, size), size)
         if (offset, size) == (0, 4):
-            return self.state.address
+            return self.state.address & ADDRESS_BITS
         if (offset, size) == (1, 1):
             return self._reset_control.read(0, 1)
         if offset + size > 4:  # unaligned, over the end of the address register
@@ -140,9 +149,9 @@ class PciBus:
         if offset >= 4:
             function = self._chosen()
             if function is not None:
-                function.write_config((self.state.address & 0xFC) + offset - 4, size, value)
+                function.write_config(self._register(offset, size), size, value)
         elif (offset, size) == (0, 4):
-            self.state.address = value & ADDRESS_BITS
+            self.state.address = value
         elif (offset, size) == (1, 1):
             self._reset_control.write(0, 1, value)
         elif offset + size > 4:

@@ -68,6 +68,21 @@ def test_the_data_register_takes_any_width() -> None:
     assert world.read(0, 0x0C, 1) == 0x10
 
 
+def test_low_bits_of_the_address_count_for_narrow_accesses() -> None:
+    """kvm-unit-tests' lib/x86/asm/pci.h reads the device id as a word at 0xCFC with 2 in the address."""
+    world = World()
+    world.bus.plug(HostBridge(), 0)
+    for low, port, size, value in (
+        (2, 0xCFC, 2, 0x0008), (2, 0xCFE, 2, 0x0008), (1, 0xCFC, 1, 0x1B), (3, 0xCFF, 1, 0x00), (2, 0xCFC, 4, 0x0008_1B36),
+    ):  # fmt: skip
+        world.ports.write(CONFIG_ADDRESS, 4, 0x8000_0000 | low)
+        assert world.ports.read(CONFIG_ADDRESS, 4) == 0x8000_0000
+        assert world.ports.read(port, size) == value
+    world.ports.write(CONFIG_ADDRESS, 4, 0x8000_00FF)
+    assert world.ports.read(CONFIG_DATA, 2) == 0xFF00  # the last byte, and one behind it
+    world.ports.write(CONFIG_DATA, 2, 0)
+
+
 def test_who_is_not_there_reads_as_ones() -> None:
     world = World()
     world.bus.plug(HostBridge(), 0)
