@@ -45,7 +45,7 @@ if TYPE_CHECKING:
             """As ``read``, without waiting for a disk. False: it would have to wait, or failed; views may be partly filled."""
 
         def write(self, offset: int, views: list[memoryview]) -> None:
-            """Writes all views. After an error any part of them may be written. Never makes a disk larger."""
+            """Writes all views. After an error any part of them may be written. Never makes a file longer: EIO."""
 
         def flush(self) -> None:
             """What was written before now survives a loss of power. Once it has failed, it fails for good."""
