@@ -107,11 +107,12 @@ class VirtioDevice:
     def stop(self, index: int | None) -> None:
         """Take nothing more from queue ``index`` (None: from all), give up what has not begun; must not block.
 
-        ``serve`` may be running meanwhile, on another thread; it is not called again for these queues.
+        ``serve`` may be running meanwhile, on another thread; it is not called again for these queues. Comes before every
+        ``reset``, so also for a device that was not started.
         """
 
     def idle(self, index: int | None) -> bool:
-        """After ``stop``: nothing is in flight any more, rings and buffers of the queue will not be touched again."""
+        """After ``stop``: nothing is in flight any more: no ring or buffer is touched again, no signal given."""
         return True
 
     def wait_idle(self, index: int | None, timeout: float) -> bool:
