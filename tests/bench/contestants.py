@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -49,14 +50,19 @@ def need(program: str, package: str) -> str:
     return found
 
 
+def kvmtool() -> str | None:
+    """kvmtool's program: $PYVMM_LKVM, or lkvm on the PATH."""
+    return shutil.which(os.environ.get("PYVMM_LKVM") or "lkvm")
+
+
 @cache
-def compiled(name: str) -> Path:
+def compiled(name: str, *flags: str) -> Path:
     compiler = need("cc", "gcc libc6-dev")
     source = HERE / f"{name}.c"
     program = cache_dir() / "bench" / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
     if not program.exists():
         program.parent.mkdir(exist_ok=True)
-        subprocess.run([compiler, "-O2", "-o", program, source], check=True, timeout=60)
+        subprocess.run([compiler, "-O2", *flags, "-o", program, source], check=True, timeout=60)
     return program
 
 

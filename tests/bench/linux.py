@@ -63,7 +63,7 @@ def _contestants(kernel: str, initrd: str) -> dict[str, list[str]]:
         "QEMU pc": [qemu, "-M", "pc", *common],
         "QEMU microvm": [qemu, "-M", "microvm", *common],
     }
-    kvmtool = shutil.which("lkvm")
+    kvmtool = contestants.kvmtool()
     if kvmtool:
         console = ["-p", "console=ttyS0", "--console", "serial"]
         commands["kvmtool"] = [kvmtool, "run", "-k", kernel, "-i", initrd, "-m", "256", "-c", "1", *console]
