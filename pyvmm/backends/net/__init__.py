@@ -1,0 +1,1 @@
+"""Where a network card's frames go: the host's network, another machine, a file beside."""
