@@ -1,0 +1,118 @@
+"""Causes, mask, and the level of INTA (SDM 3.4.3, 13.4.17-13.4.21): high while ICR and IMS have a bit in common.
+
+Causes are latched whether they are enabled or not: drivers poll ICR. ITR keeps a minimum distance between two rising
+edges; what comes earlier waits for a timer, of which at most one is armed.
+"""
+
+from __future__ import annotations
+
+from pyvmm.devices.e1000.constants import CAUSES, ICR, IMS, ITR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.devices.device import Clock, MakeTimer
+
+ITR_UNIT = 256  # nanoseconds (13.4.18); 16 bits of them are 16.8 ms at most
+
+
+class Interrupts:
+    """The interrupt half of the register file.
+
+    Args:
+        regs: the register file.
+        set_line: drives INTA, 0 or 1.
+
+    Attributes:
+        level: what INTA is.
+        last: when it rose last while there was a moderation, nanoseconds.
+    """
+
+    def __init__(self, regs: dict[int, int], set_line: Callable[[int], None], make_timer: MakeTimer, clock: Clock) -> None:
+        self.regs = regs
+        self.set_line = set_line
+        self.clock = clock
+        self.timer = make_timer(self._expired)
+        self.waiting = False
+        self.level = 0
+        self.last = 0
+
+    def post(self, causes: int) -> None:
+        """Something happened."""
+        self.regs[ICR] |= causes
+        if not self.level:
+            self.update()
+
+    def update(self) -> None:
+        """Brings the line to what ICR and IMS say, or sees to it that this happens as soon as ITR allows."""
+        regs = self.regs
+        if not regs[ICR] & regs[IMS]:
+            if self.level:
+                self.drive(0)
+        elif not self.level:
+            gap = regs[ITR] * ITR_UNIT
+            if gap:
+                if self.waiting:
+                    return
+                now = self.clock()
+                if now < self.last + gap:
+                    self.waiting = True
+                    self.timer.arm(self.last + gap)
+                    return
+                self.last = now
+            self.drive(1)
+
+    def drive(self, level: int) -> None:
+        """Sets the line; tracers replace this."""
+        self.level = level
+        self.set_line(level)
+
+    def _expired(self) -> None:
+        self.waiting = False
+        self.update()
+
+    # --- registers ---------------------------------------------------------------------------------------------------
+    def read_icr(self) -> int:
+        """Reading clears (13.4.17)."""
+        regs = self.regs
+        value = regs[ICR]
+        regs[ICR] = 0
+        if self.level:
+            self.drive(0)
+        return value
+
+    def write_icr(self, value: int) -> None:
+        """Writing 1 clears."""
+        self.regs[ICR] &= ~value
+        self.update()
+
+    def write_ics(self, value: int) -> None:
+        """Sets causes by hand (13.4.19)."""
+        self.post(value & CAUSES)
+
+    def write_ims(self, value: int) -> None:
+        """Enables; a cause that came while it was masked interrupts now (13.4.20)."""
+        self.regs[IMS] |= value & CAUSES
+        self.update()
+
+    def write_imc(self, value: int) -> None:
+        """Disables (13.4.21)."""
+        self.regs[IMS] &= ~value
+        self.update()
+
+    def write_itr(self, value: int) -> None:
+        """A new distance holds from the last interrupt on."""
+        self.regs[ITR] = value & 0xFFFF
+        self.restored()
+
+    def restored(self) -> None:
+        """After a change of the registers from outside: timer and line anew."""
+        self.timer.cancel()
+        self.waiting = False
+        self.update()
+
+    def reset(self) -> None:
+        """After the registers were reset: line low."""
+        self.last = 0
+        self.restored()

@@ -1,0 +1,1 @@
+"""What network devices and backends share: pure functions over Ethernet frames."""

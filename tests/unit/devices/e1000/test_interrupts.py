@@ -1,0 +1,149 @@
+"""Causes, mask, level, moderation; the interrupt half of `ethtool -t`."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm.devices.e1000 import constants as c
+from tests.support.e1000_driver import LINUX_INTERRUPTS, Driver, Rig, frame
+
+US = 1000
+
+
+def rig_open() -> tuple[Rig, Driver]:
+    rig = Rig()
+    driver = Driver(rig)
+    driver.open()
+    rig.read(c.ICR)
+    return rig, driver
+
+
+def test_causes_latch_without_being_enabled_and_reading_clears() -> None:
+    rig, driver = rig_open()
+    driver.send(frame(bytes(60)))
+    rig.card.receive(frame(bytes(60)))
+    assert rig.line.changes == []
+    assert rig.read(c.ICR) == c.TXDW | c.TXQE | c.RXT0
+    assert rig.read(c.ICR) == 0
+
+
+def test_enabling_finds_what_came_before() -> None:
+    rig, _ = rig_open()
+    rig.card.receive(frame(bytes(60)))
+    rig.write(c.IMS, c.TXDW)
+    assert rig.line.level == 0
+    rig.write(c.IMS, c.RXT0)
+    assert rig.line.level == 1
+    assert rig.read(c.IMS) == c.TXDW | c.RXT0
+
+
+def test_line_falls_by_icr_read_write_or_mask() -> None:
+    rig, _ = rig_open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.write(c.ICS, c.LSC | c.TXDW)
+    assert rig.line.level == 1
+    rig.write(c.ICR, c.LSC)
+    assert rig.line.level == 1
+    rig.write(c.ICR, c.TXDW)
+    assert rig.line.level == 0
+    rig.write(c.ICS, c.LSC)
+    rig.write(c.IMC, 0xFFFF_FFFF)
+    assert rig.line.level == 0
+    rig.write(c.IMS, c.LSC)
+    assert rig.line.level == 1
+    rig.read(c.ICR)
+    assert rig.line.level == 0
+
+
+@pytest.mark.parametrize("bit", range(10))
+def test_interrupt_self_test_of_a_driver(bit: int) -> None:
+    rig, _ = rig_open()
+    mask = 1 << bit
+    rig.write(c.IMC, 0xFFFF_FFFF)
+    rig.write(c.ICS, mask)
+    assert rig.line.edges == 0
+    rig.write(c.IMS, mask)
+    rig.write(c.ICS, mask)
+    assert rig.line.level == 1
+    assert rig.read(c.ICR) & mask
+    rig.write(c.IMC, ~mask & 0x7FFF)
+    rig.write(c.ICS, ~mask & 0x7FFF)
+    assert rig.line.level == 0
+
+
+def test_handler_as_linux_does() -> None:
+    rig, driver = rig_open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.card.receive(frame(bytes(60)))
+    assert rig.line.level == 1
+    assert rig.read(c.ICR) & c.RXT0
+    rig.write(c.IMC, 0xFFFF_FFFF)
+    rig.card.receive(frame(bytes(61)))
+    assert rig.line.level == 0
+    assert len(driver.frames()) == 2
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    assert rig.line.level == 1, "the second frame's cause is still there"
+    assert rig.read(c.ICR) & c.RXT0
+
+
+def test_moderation_delays_and_loses_nothing() -> None:
+    rig, _ = rig_open()
+    rig.write(c.ITR, 400)  # 102.4 us
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.card.receive(frame(bytes(60)))
+    assert rig.line.edges == 1
+    rig.read(c.ICR)
+    rig.time.advance(50 * US)
+    for _ in range(5):
+        rig.card.receive(frame(bytes(60)))
+    assert rig.line.level == 0
+    assert rig.time.armed == 1
+    rig.time.advance(52 * US)
+    assert rig.line.level == 0
+    assert rig.time.advance(1 * US) == 1
+    assert rig.line.level == 1
+    assert rig.read(c.ICR) & c.RXT0
+    rig.time.advance(200 * US)
+    rig.card.receive(frame(bytes(60)))
+    assert rig.line.level == 1, "long enough ago: at once"
+
+
+def test_moderation_ends_when_the_driver_says_so() -> None:
+    rig, _ = rig_open()
+    rig.write(c.ITR, 0xFFFF_FFFF)
+    assert rig.read(c.ITR) == 0xFFFF
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    for _ in range(2):
+        rig.write(c.ICS, c.LSC)
+        rig.read(c.ICR)
+    rig.write(c.ICS, c.LSC)
+    assert rig.line.level == 0
+    assert rig.time.timers and max(timer.deadline or 0 for timer in rig.time.timers) <= rig.time.now + 17_000 * US
+    rig.write(c.ITR, 0)
+    assert rig.line.level == 1
+    assert rig.time.armed == 0
+
+
+def test_causes_read_meanwhile_raise_nothing_later() -> None:
+    rig, _ = rig_open()
+    rig.write(c.ITR, 400)
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    for _ in range(2):
+        rig.write(c.ICS, c.LSC)
+        rig.read(c.ICR)
+    rig.time.advance(1000 * US)
+    assert rig.line.edges == 1
+    assert rig.line.level == 0
+
+
+def test_reset_forgets_a_delayed_interrupt() -> None:
+    rig, driver = rig_open()
+    rig.write(c.ITR, 400)
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.write(c.ICS, c.LSC)
+    rig.read(c.ICR)
+    rig.write(c.ICS, c.LSC)
+    driver.reset()
+    assert rig.time.armed == 0
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    assert rig.line.level == 0
