@@ -233,6 +233,7 @@ def test_a_signal_ends_a_run_whose_output_nobody_reads(guest: object, stdout: st
 
 def _asleep(pid: int) -> bool:
     """Whether the process has used no processor time for a while, after having used some."""
+
     def ticks() -> int:
         with open(f"/proc/{pid}/stat") as stat:
             return sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13]))
@@ -353,3 +354,19 @@ def test_two_at_once_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert len(results) == 2 and results[0] == results[1] and len(results[0]) == 64 << 10
+
+
+# --- disks --------------------------------------------------------------------------------------------------------------
+def test_a_disk_is_locked_until_its_machine_is_dead(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    drive = ("-drive", f"file={tmp_path / 'disk'},format=raw,if=none")
+    with started("run", "hang", *drive) as process:
+        assert process.stdout is not None
+        read_until(process.stdout.fileno(), b"hanging")
+        done = run("hello", *drive)
+        assert (done.returncode, done.stdout) == (2, b"") and b"it is locked: another program" in done.stderr
+        assert run("hello", drive[0], drive[1] + ",locking=off").returncode == 0
+        process.kill()
+        process.wait(PATIENCE)
+    done = run("hello", *drive)
+    assert (done.returncode, done.stderr) == (0, b"")
