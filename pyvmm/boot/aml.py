@@ -71,9 +71,9 @@ def buffer(data: bytes) -> bytes:
     return b"\x11" + length_prefixed(integer(len(data)) + data)
 
 
-def package(*elements: Value) -> bytes:
-    """DefPackage with at most 255 elements."""
-    return b"\x12" + length_prefixed(bytes([len(elements)]) + b"".join(value(element) for element in elements))
+def package(*elements: Value, count: int = 0) -> bytes:
+    """DefPackage with at most 255 elements; ``count`` says how many when bytes hold several."""
+    return b"\x12" + length_prefixed(bytes([count or len(elements)]) + b"".join(value(element) for element in elements))
 
 
 # --- objects (20.2.5) -------------------------------------------------------------------------------------------------

@@ -69,16 +69,20 @@ def configuration(config: Config) -> bytes:
         if irq != 2:  # the cascade between the PICs is no interrupt
             trigger = LEVEL_HIGH if irq in levels else CONFORMS
             entries.append(pack("<BBHBBBB", IO_INTERRUPT, INT, trigger, ISA_BUS, irq, ioapic, isa_pin(irq)))
-    for slot in range(1, layout.PCI_SLOTS):
-        for pin in range(4):  # source: slot in bits 6:2, pin in bits 1:0 (section D.3)
-            line = layout.PCI_GSIS[layout.pci_line(slot, pin + 1)]
-            entries.append(pack("<BBHBBBB", IO_INTERRUPT, INT, LEVEL_LOW, PCI_BUS, slot << 2 | pin, ioapic, line))
+    entries += _pci_interrupts(ioapic)
     entries.append(pack("<BBHBBBB", LOCAL_INTERRUPT, EXT_INT, CONFORMS, ISA_BUS, 0, ALL_LAPICS, 0))  # LINT0: the PIC
     entries.append(pack("<BBHBBBB", LOCAL_INTERRUPT, NMI, CONFORMS, ISA_BUS, 0, ALL_LAPICS, 1))  # LINT1
     body = b"".join(entries)
     header = pack("<4sHBB8s12s", b"PCMP", 44 + len(body), SPEC_REVISION, 0, b"PYVMM   ", b"PYVMM       ")
     header += pack("<IHHII", 0, 0, len(entries), layout.LAPIC, 0)  # no OEM table, no extended table
     return checksummed(header + body, 7)
+
+
+def _pci_interrupts(ioapic: int) -> list[bytes]:
+    """An entry for each pin of slots 1..31; the source has the slot in bits 6:2 and the pin in bits 1:0 (section D.3)."""
+    head = pack("<BBHB", IO_INTERRUPT, INT, LEVEL_LOW, PCI_BUS)
+    lines = [layout.PCI_GSIS[layout.pci_line(source >> 2, (source & 3) + 1)] for source in range(16)]  # slots 4 apart are wired alike
+    return [head + bytes((source, ioapic, lines[source % 16])) for source in range(4, 4 * layout.PCI_SLOTS)]
 
 
 def checksummed(data: bytes, offset: int) -> bytes:
