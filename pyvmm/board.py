@@ -69,7 +69,12 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)
         port(layout.PORT_DEBUGCON_BIOS, 1, DebugCon(debugcon.write, "debugcon-bios"), width=1)
     for device in config.devices:
-        _optional(machine, device)
+        if not device.name.startswith("virt"):
+            _optional(machine, device)
+    if any(device.name.startswith("virtio-") for device in config.devices):
+        from pyvmm.cards import Cards
+
+        machine.cards = machine.own(Cards(machine))
     pci.assign()
 
 

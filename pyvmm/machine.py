@@ -10,7 +10,7 @@ A device may ask to stop (``request_stop``) with ``lock`` held: that takes only 
 
 from __future__ import annotations
 
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 
 from pyvmm import events, layout
 from pyvmm.bus import Bus
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.block.backend import BlockBackend
     from pyvmm.backends.console import Console
     from pyvmm.boot.plan import BootPlan
+    from pyvmm.cards import Cards
     from pyvmm.config import Config
     from pyvmm.devices.pci.bus import PciBus
     from pyvmm.kvm.vcpu import Vcpu
@@ -44,7 +45,7 @@ KICK = signal.SIGUSR1  # blocked in vCPU threads except inside KVM_RUN, so it ne
 _ALL_SIGNALS = (1 << 64) - 1
 _MTRR_DEF_TYPE = 0x2FF
 _MTRR_WRITE_BACK = 0x806  # enabled, default type write-back: what firmware leaves behind (SDM Vol 3A 12.11.2.1)
-JOIN_SECONDS = 5  # how long the vCPU threads may take to end before shutdown goes on without them
+JOIN_SECONDS = 5  # how long the vCPU threads may take to end before shutdown goes on without them; likewise those of disks
 
 
 class Machine:
@@ -103,15 +104,16 @@ class Machine:
             self.ports.unclaimed, self.mmio.unclaimed = {}, {}
         self.devices: dict[str, Any] = {}
         self.pci: PciBus  # made by populate
+        self.cards: Cards | None = None  # likewise; None for a machine without
         self.at_end: list[Callable[[], None]] = []  # called once when the run has ended, machine lock held
         self.vcpus: list[Vcpu] = []
         self.runloops: list[RunLoop] = []
         self._owned: list[Any] = []  # descriptors, for close(): the last first
         try:
-            self.kvm: Kvm = self._own(Kvm())
-            self.vm: Vm = self._own(self.kvm.create_vm())
+            self.kvm: Kvm = self.own(Kvm())
+            self.vm: Vm = self.own(self.kvm.create_vm())
             self.lines = IrqLines(self.vm.irq_line)
-            self.loop: IoLoop = self._own(IoLoop(self.lock))
+            self.loop: IoLoop = self.own(IoLoop(self.lock))
             self._build_kernel_side()
             from pyvmm.board import populate
 
@@ -125,7 +127,8 @@ class Machine:
             raise
 
     # --- building ----------------------------------------------------------------------------------------------------
-    def _own(self, part: Any) -> Any:
+    def own(self, part: Any) -> Any:
+        """Has ``close`` close it, before what came earlier."""
         self._owned.append(part)
         return part
 
@@ -165,7 +168,7 @@ class Machine:
         model = cpuid.Cpuid(self.kvm, config.cpu or "host", config.smp)
         self.warnings = list(model.warnings)
         for index in range(config.smp):
-            vcpu = self._own(self.vm.create_vcpu(index))
+            vcpu = self.own(self.vm.create_vcpu(index))
             self.vcpus.append(vcpu)
             self._idents.append(0)
             vcpu.set_cpuid(model.leaves(index))
@@ -230,11 +233,30 @@ class Machine:
         end = monotonic_ns() + int(JOIN_SECONDS * 1e9)
         for thread in self._threads:
             thread.join(max(end - monotonic_ns(), 0) / 1e9)
+        if self.cards is not None:
+            self.cards.stop(monotonic() + JOIN_SECONDS)
 
     @property
     def hung(self) -> bool:
-        """Whether a vCPU thread did not end when told to (a console write that blocks for good): ``close`` does nothing then."""
-        return any(thread.is_alive() for thread in self._threads)
+        """Whether a thread did not end when told to: ``close`` does nothing then, and ``stuck`` says which."""
+        return bool(self.stuck)
+
+    @property
+    def stuck(self) -> str:
+        """Why ``hung`` is True, in words; "" as a rule."""
+        if any(thread.is_alive() for thread in self._threads):
+            return "a vCPU is stuck in a console write nobody reads"
+        return "a disk of the host does not answer" if self.disk_hung else ""
+
+    @property
+    def disk_hung(self) -> bool:
+        """Whether a thread that waits for the host's disks did not end: closing a drive would wait as well."""
+        return self.cards is not None and self.cards.alive
+
+    def crashed(self, error: BaseException) -> None:
+        """Ends the run because of a bug in a thread of a device, or for want of such a thread. From any thread."""
+        expected = isinstance(error, PyvmmError)
+        self.request_stop(StopReason(kind=events.VMM_ERROR, detail=str(error)) if expected else vmm_error(error))
 
     def _vcpu_thread(self, index: int) -> None:
         block_signals()  # KICK opens in KVM_RUN

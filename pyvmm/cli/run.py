@@ -117,8 +117,10 @@ class Session:
         gc.enable()  # cli.entry turned it off for the start
         reason = machine.run(timeout, paused)
         if machine.hung:
+            if machine.disk_hung:
+                self.drives.clear()  # a flush would wait for it as well
             self.close()
-            say(f"pyvmm: {reason.detail}; a vCPU is stuck in a console write nobody reads")
+            say(f"pyvmm: {reason.detail}; {machine.stuck}")
             os._exit(status.of(reason))
         if reason.kind == events.CRASH:
             reason = reason.replace(report=_crash_report(machine, reason))
