@@ -10,6 +10,9 @@ _BLK = ("drive", "serial", "num-queues", "queue-size", "logical_block_size", "ph
         "write-cache", "discard", "bootindex", "iothread")  # fmt: skip
 _RNG = ("rng", "max-bytes", "period")
 _SERIAL = ("max_ports",)
+_NET = ("netdev", "mac", "bootindex")
+_VIRTIO_NET = ("mq", "csum", "guest_csum", "host_tso4", "host_tso6", "host_ecn", "guest_tso4", "guest_tso6", "guest_ecn", "mrg_rxbuf",
+               "status", "ctrl_vq", "ctrl_rx", "ctrl_vlan", "host_mtu", "rx_queue_size", "tx_queue_size")  # fmt: skip
 _PCI = ("addr", "bus", "vectors", "ioeventfd", "disable-legacy", "disable-modern", "romfile")
 _MMIO = ("ioeventfd",)
 DEVICES: dict[str, tuple[str, ...]] = {  # name: options; id goes with each
@@ -23,8 +26,15 @@ DEVICES: dict[str, tuple[str, ...]] = {  # name: options; id goes with each
     "virtio-rng-device": _RNG + _MMIO,
     "virtio-serial-device": _SERIAL + _MMIO,
     "virtconsole": ("chardev", "name", "bus"),
+    "e1000": (*_NET, "addr", "bus", "romfile"),
+    "virtio-net-pci": _NET + _VIRTIO_NET + _PCI,
+    "virtio-net-device": _NET + _VIRTIO_NET + _MMIO,
 }
-_ALIASES = {"virtio-blk": "virtio-blk-pci", "virtio-rng": "virtio-rng-pci", "virtio-serial": "virtio-serial-pci"}
+NICS = {name: options for name, options in DEVICES.items() if "netdev" in options}
+_ALIASES = {
+    "virtio-blk": "virtio-blk-pci", "virtio-rng": "virtio-rng-pci", "virtio-serial": "virtio-serial-pci", "virtio-net": "virtio-net-pci",
+    "e1000-82540em": "e1000",
+}  # fmt: skip
 _FIXED = {"disable-modern": ("off", "false", "no"), "disable-legacy": ("on", "off", "auto", "true", "false"), "bus": ("pci.0", "pcie.0")}
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from pyvmm import catalogue
-from pyvmm.cli.devices import DEVICES, parse_device
-from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, SerialConfig
+from pyvmm.cli.devices import DEVICES, NICS, parse_device
+from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, NetConfig, SerialConfig
 from pyvmm.errors import ConfigError
 from pyvmm.layout import GIB, KIB, MAX_VCPUS, MIB, SERIAL_PORTS
 
@@ -46,6 +46,12 @@ disks (what else a -drive can be told: README)
   -snapshot                nothing is written to any image
   -chardev KIND,id=ID      stdio; file,path=PATH; pty; socket,path=PATH[,server=on][,wait=off]; null: for a virtconsole,
                            or -serial chardev:ID
+the network (what else: README)
+  -nic KIND[,model=e1000|virtio][,mac=ADDRESS][,KEY=VALUE...]   a card and its wire; or -netdev KIND,id=ID[,KEY=VALUE...]
+                           and -device e1000|virtio-net-pci,netdev=ID. pcap=FILE writes every frame down
+                           (QEMU's -object filter-dump,id=ID,netdev=ID,file=FILE too)
+                           user[,hostfwd=tcp::PORT-:PORT][,restrict=on]; tap,ifname=NAME; hubport,hubid=N;
+                           stream,addr.type=unix,addr.path=PATH[,server=on][,reconnect=SECONDS]; socket,listen=|connect=
 the run
   --timeout SECONDS        stop with status 124 after that long
   -no-reboot               a guest's reset ends the run
@@ -65,17 +71,19 @@ DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 _WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
-    "drive", "chardev", "object",
+    "drive", "chardev", "object", "netdev",
 }  # fmt: skip
 _FLAGS = {"nodefaults", "snapshot", "no-reboot", "S", "unclaimed", "no-coalesce", "nographic", "enable-kvm", "no-user-config", "help", "h"}
 _ONLY_VALUE = {
-    "display": "none", "accel": "kvm", "vga": "none", "net": "none", "nic": "none", "vnc": "none", "monitor": "none", "parallel": "none",
+    "display": "none", "accel": "kvm", "vga": "none", "net": "none", "vnc": "none", "monitor": "none", "parallel": "none",
 }  # fmt: skip
 # vmport: VMware's port is not there either way; a guest that looks for it reads all-ones, which says so
 _MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",), "kernel_irqchip": ("on",), "vmport": ("on", "off")}
 _GLOBALS = {"kvm-pit.lost_tick_policy": ("delay", "discard")}
 _ATTACHED = {"drive", "chardev", "object", "snapshot"}  # what cli.drives knows about
-_SHOWN = {"isa-debug-exit": ("iobase", "iosize"), "virtio-blk-pci": ("drive", "serial", "num-queues"), "virtconsole": ("chardev",)}
+_NETWORK = {"netdev", "nic", "object"}  # and cli.nets
+_SHOWN = {"isa-debug-exit": ("iobase", "iosize"), "virtio-blk-pci": ("drive", "serial", "num-queues"), "virtconsole": ("chardev",),
+          "e1000": ("netdev", "mac")}  # fmt: skip
 _MACHINE_NAMES = ("pc", "q35", "microvm", "pyvmm")
 
 
@@ -128,6 +136,11 @@ class Options:
         devices += [parse_device(text) for text in given.get("device", [])]
         drives: list[DriveConfig] = []
         chardevs: list[ChardevConfig] = []
+        netdevs: list[NetConfig] = []
+        if given.keys() & _NETWORK or any(device.name in NICS for device in devices):
+            from pyvmm.cli.nets import attach as attach_nets
+
+            netdevs, devices = attach_nets(given, devices)
         if disk or given.keys() & _ATTACHED or any(device.name.startswith("virt") for device in devices):
             from pyvmm.cli.drives import attach
 
@@ -149,6 +162,7 @@ class Options:
             devices=tuple(devices),
             drives=tuple(drives),
             chardevs=tuple(chardevs),
+            netdevs=tuple(netdevs),
             machine=tuple(machine.items()),
             pit_reinject=_globals(given.get("global", [])).get("kvm-pit.lost_tick_policy") != "discard",
             acpi=machine.get("acpi", "on") == "on",
