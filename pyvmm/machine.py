@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.block.backend import BlockBackend
     from pyvmm.backends.console import Console
+    from pyvmm.backends.net.backend import NetBackend
     from pyvmm.boot.plan import BootPlan
     from pyvmm.cards import Cards
     from pyvmm.config import Config
@@ -57,7 +58,7 @@ class Machine:
         plan: the boot plan, when the caller has made it already; else it is made here.
         debugcon: where bytes to ports 0xe9 and 0x402 go, None for no such ports.
         sleeper: the machine whose run ended as WAKE: this one goes on with its memory, clock and wake-up events.
-        drives, chardevs: one for each of ``config``'s, by id; owned by the caller, as consoles are.
+        drives, chardevs, netdevs: one for each of ``config``'s, by id; owned by the caller, as consoles are.
 
     Raises:
         HostError, ConfigError, ImageError: something for the user to correct.
@@ -77,10 +78,12 @@ class Machine:
         sleeper: Machine | None = None,
         drives: dict[str, BlockBackend] | None = None,
         chardevs: dict[str, Console] | None = None,
+        netdevs: dict[str, NetBackend] | None = None,
     ) -> None:
         self.config = config
         self.drives = drives or {}
         self.chardevs = chardevs or {}
+        self.netdevs = netdevs or {}
         self.lock = Lock()
         self.reason: StopReason | None = None
         self._state = Condition()  # a signal handler may stop the machine on top of its own thread

@@ -16,6 +16,7 @@ from pyvmm.machine import Machine, vmm_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.backends.block.backend import BlockBackend
+    from pyvmm.backends.net.backend import NetBackend
     from pyvmm.backends.terminal import Terminal
     from pyvmm.events import StopReason
 
@@ -47,10 +48,10 @@ def command(arguments: list[str]) -> int:
 
 
 class Session:
-    """What outlives a guest's reset: disks with their locks, consoles, the terminal, and how signals are answered.
+    """What outlives a guest's reset: disks with their locks, networks, consoles, the terminal, and how signals are answered.
 
     Raises:
-        ConfigError: a disk or a console cannot be opened.
+        ConfigError: a disk, a network or a console cannot be opened.
     """
 
     def __init__(self, config: Config, debugcon: SerialConfig | None = None) -> None:
@@ -61,6 +62,7 @@ class Session:
         self.debugcon: console.Console | None = None
         self.drives: dict[str, BlockBackend] = {}
         self.chardevs: dict[str, console.Console] = {}
+        self.netdevs: dict[str, NetBackend] = {}
         self._signal = 0  # the first one that arrived
         try:
             for drive in config.drives:
@@ -71,6 +73,10 @@ class Session:
                 self.consoles.append(console.make(serial))
             for chardev in config.chardevs:
                 self.chardevs[chardev.id] = console.make(chardev.backend, "chardev")
+            if config.netdevs:
+                from pyvmm.backends.net.backend import open_netdevs
+
+                self.netdevs = open_netdevs(config.netdevs)
             if debugcon is not None:
                 self.debugcon = console.make(debugcon, "debugcon")
         except BaseException:
@@ -98,8 +104,9 @@ class Session:
 
     def _run_once(self, timeout: float | None, paused: bool, sleeper: Machine | None) -> tuple[StopReason, Machine]:
         with Machine(
-            self.config, self.consoles, debugcon=self.debugcon, sleeper=sleeper, drives=self.drives, chardevs=self.chardevs
-        ) as machine:
+            self.config, self.consoles, debugcon=self.debugcon, sleeper=sleeper,
+            drives=self.drives, chardevs=self.chardevs, netdevs=self.netdevs,
+        ) as machine:  # fmt: skip
             self.machine = machine
             try:
                 return self._serve(machine, timeout, paused), machine
@@ -167,6 +174,8 @@ class Session:
         for each in (*self.consoles, *self.chardevs.values(), *([self.debugcon] if self.debugcon else [])):
             each.close()
         self.consoles, self.chardevs, self.debugcon = [], {}, None
+        while self.netdevs:  # hub ports before what is behind the hub
+            self.netdevs.popitem()[1].close()
         while self.drives:
             drive = self.drives.popitem()[1]
             try:

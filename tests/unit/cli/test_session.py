@@ -14,6 +14,7 @@ from pyvmm import cli, events
 from pyvmm.backends.block.backend import open_drive
 from pyvmm.bus import Bus
 from pyvmm.cli import run
+from pyvmm.cli.options import Options
 from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, SerialConfig
 from pyvmm.errors import ConfigError
 from pyvmm.events import StopReason
@@ -320,3 +321,29 @@ def test_chardevs_are_consoles_that_stay(machine: type[FakeMachine], tmp_path: P
     session.close()
     assert (tmp_path / "log").read_bytes() == b"hello"
     assert session.chardevs == {}
+
+
+def test_networks_stay_open_through_resets(machine: type[FakeMachine], tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    machine.script = [RESET, POWEROFF]
+    words = ["-kernel", "k", "-nic", f"stream,addr.type=unix,addr.path={path},server=on,pcap={tmp_path / 'd'}", "-nic", "hubport"]
+    config = Options(words).config
+    assert config is not None
+    session = run.Session(config)
+    assert path.exists()
+    session.run()
+    assert list(session.netdevs) == ["net0", "net1"]
+    assert all(each.more["netdevs"] is session.netdevs for each in machine.made) and len(machine.made) == 2
+    session.close()
+    session.close()
+    assert not path.exists() and session.netdevs == {}
+
+
+def test_a_network_that_cannot_be_had_leaves_nothing_open(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    first = f"stream,addr.type=unix,addr.path={path},server=on"
+    config = Options(["-kernel", "k", "-nic", first, "-nic", "stream,addr.type=unix,addr.path=/no/such"]).config
+    assert config is not None
+    with pytest.raises(ConfigError, match="/no/such"):
+        run.Session(config)
+    assert not path.exists()
