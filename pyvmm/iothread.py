@@ -6,6 +6,8 @@ The thread starts with the first reader, so a disk whose driver never comes cost
 
 from __future__ import annotations
 
+import sys
+
 from pyvmm.errors import HostError
 from pyvmm.ioloop import IoLoop
 from pyvmm.threads import Lock, Thread, block_signals
@@ -13,6 +15,12 @@ from pyvmm.threads import Lock, Thread, block_signals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+# How long a vCPU that has left KVM_RUN waits for Python while another thread computes; CPython's default is 5 ms. Measured with a thread
+# that never pauses beside a guest of back-to-back OUTs (two busy cores): 2,700-7,300 exits/s at 5 ms, 12,600-13,400 at 0.5 ms, no
+# more at 0.2 ms; the thread lost nothing. One that serves reads from the page cache lets Python go in each preadv: 20,000 at either.
+_SWITCH_SECONDS = 0.0005
 
 
 class IoThread:
@@ -36,6 +44,7 @@ class IoThread:
         """Calls ``callback`` on this object's thread whenever ``fd`` is readable (``IoLoop.add_reader``)."""
         with self._starting:
             if self._thread is None:
+                sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
                 self._thread = Thread(target=self._run)
                 try:
                     self._thread.start()

@@ -13,6 +13,7 @@ from pyvmm.boot.cpu import IDENTITY_MAP_END, long_mode, protected_mode
 from pyvmm.boot.image import encode_cmdline
 from pyvmm.boot.initrd import place_initrd
 from pyvmm.boot.plan import BootPlan, ram_text
+from pyvmm.boot.tables import command_line
 from pyvmm.record import Record
 
 TYPE_CHECKING = False
@@ -112,7 +113,7 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
     put(page, "code32_start", load)
     put(page, "loadflags", header.loadflags & ~bootparams.KEEP_SEGMENTS & ~bootparams.KASLR_FLAG)
     place.write("boot_params", layout.BOOT_PARAMS, bytes(page))
-    place.write("command line", layout.BOOT_CMDLINE, encode_cmdline(config.boot.cmdline, header.cmdline_size))
+    place.write("command line", layout.BOOT_CMDLINE, encode_cmdline(command_line(config), header.cmdline_size))
     wide = fmt == "linux" and header.has_entry64
     notes = [
         f"protocol {version_text(header.version)}, loadflags {header.loadflags:#x}, xloadflags {header.xloadflags:#x}",

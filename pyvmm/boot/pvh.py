@@ -14,7 +14,7 @@ from pyvmm.boot.cpu import protected_mode
 from pyvmm.boot.image import encode_cmdline
 from pyvmm.boot.initrd import place_initrd
 from pyvmm.boot.plan import BootPlan
-from pyvmm.boot.tables import rsdp_address
+from pyvmm.boot.tables import command_line, rsdp_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
         0,
     )
     place.write("hvm_start_info", layout.BOOT_INFO, info + modules + memory_map)
-    place.write("command line", layout.BOOT_CMDLINE, encode_cmdline(config.boot.cmdline))
+    place.write("command line", layout.BOOT_CMDLINE, encode_cmdline(command_line(config)))
     return BootPlan(
         format=fmt,
         rule=rule,

@@ -37,3 +37,16 @@ def rsdp_address(config: Config) -> int:
     from pyvmm.boot.acpi import RSDP
 
     return RSDP
+
+
+def command_line(config: Config) -> str:
+    """Linux's command line: the user's, and without ACPI where the virtio-mmio transports are, as QEMU's microvm says it.
+
+    The driver's parameter works built in and, through modprobe, as a module (Documentation/admin-guide/kernel-parameters.txt,
+    virtio_mmio.device=); other kernels ignore it. A user who names transports himself is left alone.
+    """
+    given = config.boot.cmdline
+    if config.acpi or "virtio_mmio.device=" in given:
+        return given
+    places = layout.virtio_mmio(config.devices)
+    return " ".join([given, *(f"virtio_mmio.device={layout.VIRTIO_MMIO_STRIDE}@{gpa:#x}:{irq}" for gpa, irq in places)]).strip()

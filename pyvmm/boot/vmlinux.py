@@ -12,6 +12,7 @@ from pyvmm.boot.cpu import IDENTITY_MAP_END, long_mode
 from pyvmm.boot.image import encode_cmdline
 from pyvmm.boot.initrd import place_initrd
 from pyvmm.boot.plan import BootPlan
+from pyvmm.boot.tables import command_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
     put(page, "cmdline_size", CMDLINE_SIZE)
     bootparams.fill(page, config, initrd)
     place.write("boot_params", layout.BOOT_PARAMS, bytes(page))
-    place.write("command line", layout.BOOT_CMDLINE, encode_cmdline(config.boot.cmdline, CMDLINE_SIZE))
+    place.write("command line", layout.BOOT_CMDLINE, encode_cmdline(command_line(config), CMDLINE_SIZE))
     return BootPlan(
         format=fmt,
         rule=rule,

@@ -11,7 +11,7 @@ import pytest
 
 from pyvmm import layout
 from pyvmm.boot import acpi, mptable
-from pyvmm.boot.tables import platform_tables, rsdp_address
+from pyvmm.boot.tables import command_line, platform_tables, rsdp_address
 from pyvmm.config import DeviceConfig, SerialConfig
 from tests.support import images
 
@@ -244,3 +244,15 @@ def _packages(source, name, lines):
     numbers = [int({"Zero": "0", "One": "1"}.get(word, word), 16) for word in re.findall(r"0x[0-9A-F]+|Zero|One", text)]
     entries = [tuple(numbers[at : at + 4]) for at in range(0, 31 * 4 * 4, 4)]
     return entries == [(slot << 16 | 0xFFFF, pin, 0, lines[(slot + pin) % 4]) for slot in range(1, 32) for pin in range(4)]
+
+
+def test_without_acpi_linux_reads_on_its_command_line_where_virtio_mmio_is(tmp_path):
+    cards = tuple(DeviceConfig(name=name) for name in ("virtio-rng-device", "virtio-rng-pci", "virtio-rng-device"))
+    config = images.config(tmp_path / "kernel", cmdline="quiet", acpi=False).replace(devices=cards)
+    said = "quiet virtio_mmio.device=512@0xfeb00000:6 virtio_mmio.device=512@0xfeb00200:7"
+    assert command_line(config) == said
+    assert command_line(config.replace(boot=config.boot.replace(cmdline=""))) == said[6:]
+    assert command_line(config.replace(acpi=True)) == "quiet"
+    assert command_line(config.replace(devices=cards[1:2])) == "quiet"
+    own = "virtio_mmio.device=512@0xfeb00200:7"
+    assert command_line(config.replace(boot=config.boot.replace(cmdline=own))) == own
