@@ -46,7 +46,7 @@ disks (what else a -drive can be told: README)
   -snapshot                nothing is written to any image
   -chardev KIND,id=ID      stdio; file,path=PATH; pty; socket,path=PATH[,server=on][,wait=off]; null: for a virtconsole,
                            or -serial chardev:ID
-the network (what else: README)
+the network (what else: docs/networks.md)
   -nic KIND[,model=e1000|virtio][,mac=ADDRESS][,KEY=VALUE...]   a card and its wire; or -netdev KIND,id=ID[,KEY=VALUE...]
                            and -device e1000|virtio-net-pci,netdev=ID. pcap=FILE writes every frame down
                            (QEMU's -object filter-dump,id=ID,netdev=ID,file=FILE too)

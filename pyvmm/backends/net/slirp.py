@@ -7,7 +7,7 @@ eventfd in the same epoll has them asked for again, once for a whole batch.
 
 Called with the GIL held (PyDLL): no call blocks, and giving the GIL up and waiting for it again would cost more. Callbacks only
 note what they are told, so that neither a card nor the loop is entered from within the library; one that raises has the
-exception raised again when the library has returned. Interface: libslirp.h, versions 1 and 4 of its SlirpConfig.
+exception raised again when the library has returned.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from __future__ import annotations
 import ctypes
 import os
 import select
-import socket
-from ctypes import PYFUNCTYPE, c_bool, c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_uint8, c_uint32, c_void_p
 from time import monotonic_ns
 
+from pyvmm.backends.net import slirp_abi as abi
 from pyvmm.backends.net.address import complain
 from pyvmm.backends.net.backend import BUDGET, MAX_FRAME, MIN_FRAME, Wire
-from pyvmm.backends.stderr import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,133 +35,10 @@ QUEUE = 512  # frames for the guest; libslirp has few under way, the guest's TCP
 _IDLE_MS = 1000  # pollfds_fill's answer when nothing is due: wait for ever
 _FOR_EVER = 0xFFFF_FFFF
 _FLOWS = 4096  # sockets of the guest's at most; half of what `ulimit -n` allows if that is less
-_GLIB_LINES = 5
 
 _EVENTS = ((1, select.EPOLLIN), (2, select.EPOLLOUT), (4, select.EPOLLPRI), (8, select.EPOLLERR), (16, select.EPOLLHUP))
 _TO_EPOLL = [sum(theirs for ours, theirs in _EVENTS if mask & ours) for mask in range(32)]  # SLIRP_POLL_* in libslirp.h
 _FROM_EPOLL = [sum(ours for ours, theirs in _EVENTS if mask & theirs) for mask in range(32)]
-
-_Address6 = c_uint32 * 4
-_SendPacket = PYFUNCTYPE(c_ssize_t, c_void_p, c_size_t, c_void_p)
-_GuestError = PYFUNCTYPE(None, c_void_p, c_void_p)
-_Clock = PYFUNCTYPE(c_int64, c_void_p)
-_TimerNew = PYFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p)
-_TimerFree = PYFUNCTYPE(None, c_void_p, c_void_p)
-_TimerMod = PYFUNCTYPE(None, c_void_p, c_int64, c_void_p)
-_PollFd = PYFUNCTYPE(None, c_int, c_void_p)
-_Notify = PYFUNCTYPE(None, c_void_p)
-_InitCompleted = PYFUNCTYPE(None, c_void_p, c_void_p)
-_TimerNewOpaque = PYFUNCTYPE(c_void_p, c_int, c_void_p, c_void_p)
-_AddPoll = PYFUNCTYPE(c_int, c_int, c_int, c_void_p)
-_GetEvents = PYFUNCTYPE(c_int, c_int, c_void_p)
-_Timer = PYFUNCTYPE(None, c_void_p)
-_Log = PYFUNCTYPE(None, c_char_p, c_int, c_char_p, c_void_p)
-
-
-class _Callbacks(ctypes.Structure):
-    _fields_ = [
-        ("send_packet", _SendPacket),
-        ("guest_error", _GuestError),
-        ("clock_get_ns", _Clock),
-        ("timer_new", _TimerNew),
-        ("timer_free", _TimerFree),
-        ("timer_mod", _TimerMod),
-        ("register_poll_fd", _PollFd),
-        ("unregister_poll_fd", _PollFd),
-        ("notify", _Notify),
-        ("init_completed", _InitCompleted),  # from here on version 4
-        ("timer_new_opaque", _TimerNewOpaque),
-    ]
-
-
-class _Config(ctypes.Structure):
-    _fields_ = [
-        ("version", c_uint32),
-        ("restricted", c_int),
-        ("in_enabled", c_bool),
-        ("vnetwork", c_uint32),
-        ("vnetmask", c_uint32),
-        ("vhost", c_uint32),
-        ("in6_enabled", c_bool),
-        ("vprefix_addr6", _Address6),
-        ("vprefix_len", c_uint8),
-        ("vhost6", _Address6),
-        ("vhostname", c_char_p),
-        ("tftp_server_name", c_char_p),
-        ("tftp_path", c_char_p),
-        ("bootfile", c_char_p),
-        ("vdhcp_start", c_uint32),
-        ("vnameserver", c_uint32),
-        ("vnameserver6", _Address6),
-        ("vdnssearch", c_void_p),
-        ("vdomainname", c_char_p),
-        ("if_mtu", c_size_t),
-        ("if_mru", c_size_t),
-        ("disable_host_loopback", c_bool),
-        ("enable_emu", c_bool),
-        ("outbound_addr", c_void_p),  # from here on version 2
-        ("outbound_addr6", c_void_p),
-        ("disable_dns", c_bool),  # version 3
-        ("disable_dhcp", c_bool),  # version 4
-        ("reserved", c_void_p * 8),  # what later versions have is not looked at
-    ]
-
-
-class Library:
-    """The functions, declared. ``version``: of SlirpConfig, as far as this library knows it."""
-
-    def __init__(self, library: ctypes.PyDLL) -> None:
-        def function(name: str, result: Any, *arguments: Any) -> Any:
-            found = getattr(library, name)
-            found.restype, found.argtypes = result, arguments
-            return found
-
-        self.new = function("slirp_new", c_void_p, c_void_p, c_void_p, c_void_p)
-        self.cleanup = function("slirp_cleanup", None, c_void_p)
-        self.input = function("slirp_input", None, c_void_p, c_char_p, c_int)
-        self.fill = function("slirp_pollfds_fill", None, c_void_p, c_void_p, _AddPoll, c_void_p)
-        self.poll = function("slirp_pollfds_poll", None, c_void_p, c_int, _GetEvents, c_void_p)
-        self.forward = function("slirp_add_hostfwd", c_int, c_void_p, c_int, c_uint32, c_int, c_uint32, c_int)
-        self.version = 1
-        if hasattr(library, "slirp_handle_timer"):  # 4.7
-            self.version = 4
-            self.handle_timer = function("slirp_handle_timer", None, c_void_p, c_int, c_void_p)
-
-
-_libraries: dict[str, Library | None] = {}
-_log: Any = None  # GLib's default handler as long as the process lives
-
-
-def load(name: str = "libslirp.so.0") -> Library | None:
-    """The library; None when it is not installed, or older than 4.1."""
-    if name not in _libraries:
-        try:
-            _libraries[name] = Library(ctypes.PyDLL(name, use_errno=True))
-            _quieten()
-        except (OSError, AttributeError):
-            _libraries[name] = None
-    return _libraries[name]
-
-
-def _quieten() -> None:
-    """libslirp complains through GLib, of a guest too: a few lines, each one line, instead of a flood."""
-    global _log
-    left = _GLIB_LINES
-
-    def tell(_domain: bytes | None, _level: int, text: bytes | None, _data: object) -> None:
-        nonlocal left
-        if left:
-            left -= 1
-            say(f"pyvmm: warning: libslirp: {(text or b'').decode(errors='replace')}{'' if left else ' (no more of these)'}")
-
-    try:
-        glib = ctypes.PyDLL("libglib-2.0.so.0")
-        glib.g_log_set_default_handler.argtypes = (_Log, c_void_p)
-        glib.g_log_set_default_handler.restype = c_void_p
-        _log = _Log(tell)
-        glib.g_log_set_default_handler(_log, None)
-    except (OSError, AttributeError):
-        pass
 
 
 class _Alarm:
@@ -181,7 +56,7 @@ class SlirpWire(Wire):
         ConfigError: libslirp refuses it, or a port of the host's cannot be had.
     """
 
-    def __init__(self, config: NetConfig, options: UserNetwork, library: Library) -> None:
+    def __init__(self, config: NetConfig, options: UserNetwork, library: abi.Library) -> None:
         super().__init__(config.id)
         self.link = True
         self._library = library
@@ -198,17 +73,17 @@ class SlirpWire(Wire):
         self._epoll = select.epoll()
         self._ask = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._ask, select.EPOLLIN)
-        self._add_poll = _AddPoll(self._guard(self._on_add_poll, -1))  # these live as long as C may call them
-        self._get_events = _GetEvents(self._guard(self._on_get_events, 0))
+        self._add_poll = abi.AddPoll(self._guard(self._on_add_poll, -1))  # these live as long as C may call them
+        self._get_events = abi.GetEvents(self._guard(self._on_get_events, 0))
         self._callbacks = self._make_callbacks()
         self._slirp: int | None = None
         try:
-            self._slirp = library.new(ctypes.byref(_configure(options, library.version)), ctypes.byref(self._callbacks), None)
+            self._slirp = library.new(ctypes.byref(abi.configure(options, library.version)), ctypes.byref(self._callbacks), None)
             self._check()
             if not self._slirp:
                 raise complain(config, "libslirp refuses these options")
             for each in options.forwards:
-                outside, inside = _packed(each.host), _packed(each.guest)
+                outside, inside = abi.packed(each.host), abi.packed(each.guest)
                 if library.forward(self._slirp, each.udp, outside, each.host_port, inside, each.guest_port):
                     reason = os.strerror(ctypes.get_errno()) if ctypes.get_errno() else "cannot listen there"
                     raise complain(config, f"hostfwd={each.text}: {reason}; choose another port of the host's")
@@ -306,7 +181,7 @@ class SlirpWire(Wire):
     def _fill(self) -> None:
         """Asks which descriptors and which moment to wait for."""
         self._wanted.clear()
-        timeout = c_uint32(_FOR_EVER)
+        timeout = ctypes.c_uint32(_FOR_EVER)
         self._library.fill(self._slirp, ctypes.byref(timeout), self._add_poll, None)
         self._check()
         wanted: dict[int, int] = {}
@@ -362,20 +237,20 @@ class SlirpWire(Wire):
             failure, self._failure = self._failure, None
             raise failure
 
-    def _make_callbacks(self) -> _Callbacks:
+    def _make_callbacks(self) -> abi.Callbacks:
         guard = self._guard
-        return _Callbacks(
-            _SendPacket(guard(self._on_packet, 0)),
-            _GuestError(guard(self._ignore, None)),
-            _Clock(guard(lambda _opaque: monotonic_ns(), 0)),
-            _TimerNew(guard(self._on_timer_new, None)),
-            _TimerFree(guard(lambda timer, _opaque: self._alarms.pop(timer, None), None)),
-            _TimerMod(guard(self._on_timer_mod, None)),
-            _PollFd(guard(lambda fd, _opaque: self._flows.add(fd), None)),
-            _PollFd(guard(self._on_unregister, None)),
-            _Notify(guard(self._ignore, None)),  # the loop asks again after each input anyway
-            _InitCompleted(guard(self._ignore, None)),
-            _TimerNewOpaque(guard(self._on_timer_new_opaque, None)),
+        return abi.Callbacks(
+            abi.SendPacket(guard(self._on_packet, 0)),
+            abi.GuestError(guard(self._ignore, None)),
+            abi.Clock(guard(lambda _opaque: monotonic_ns(), 0)),
+            abi.TimerNew(guard(self._on_timer_new, None)),
+            abi.TimerFree(guard(lambda timer, _opaque: self._alarms.pop(timer, None), None)),
+            abi.TimerMod(guard(self._on_timer_mod, None)),
+            abi.PollFd(guard(lambda fd, _opaque: self._flows.add(fd), None)),
+            abi.PollFd(guard(self._on_unregister, None)),
+            abi.Notify(guard(self._ignore, None)),  # the loop asks again after each input anyway
+            abi.InitCompleted(guard(self._ignore, None)),
+            abi.TimerNewOpaque(guard(self._on_timer_new_opaque, None)),
         )
 
     def _ignore(self, *_arguments: object) -> None:
@@ -389,7 +264,7 @@ class SlirpWire(Wire):
         return length  # less counts as an error of ours
 
     def _on_timer_new(self, function: int, opaque: int | None, _opaque: object) -> int:
-        call = _Timer(function)
+        call = abi.Timer(function)
         return self._new_alarm(lambda: call(opaque))
 
     def _on_timer_new_opaque(self, identifier: int, opaque: int | None, _opaque: object) -> int:
@@ -430,25 +305,3 @@ def _opens(frame: bytes) -> bool:
     else:
         return False
     return protocol != 6 or frame[transport + 13 : transport + 14] == b"" or frame[transport + 13] & 0x12 == 0x02
-
-
-def _configure(options: UserNetwork, version: int) -> _Config:
-    config = _Config(version=version, restricted=options.restrict, in_enabled=True, in6_enabled=options.ipv6, vprefix_len=64)
-    for field, value in (
-        ("vnetwork", options.network), ("vnetmask", options.mask), ("vhost", options.host),
-        ("vdhcp_start", options.dhcp), ("vnameserver", options.dns),
-    ):  # fmt: skip
-        setattr(config, field, socket.htonl(value))
-    for field, text in (("vprefix_addr6", "fec0::"), ("vhost6", "fec0::2"), ("vnameserver6", "fec0::3")):  # QEMU's
-        setattr(config, field, _Address6.from_buffer_copy(socket.inet_pton(socket.AF_INET6, text)))
-    for field, text in (
-        ("vhostname", options.hostname), ("vdomainname", options.domain), ("tftp_path", options.tftp),
-        ("bootfile", options.bootfile), ("tftp_server_name", options.tftp_server),
-    ):  # fmt: skip
-        setattr(config, field, os.fsencode(text) or None)
-    return config
-
-
-def _packed(address: str) -> int:
-    """A dotted address as ``struct in_addr`` in a register."""
-    return int.from_bytes(socket.inet_aton(address), "little")

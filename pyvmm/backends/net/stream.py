@@ -95,21 +95,18 @@ class StreamWire(DescriptorWire):
         if connection is None or not 0 < length <= LONGEST or len(self._queue) + length + 4 > QUEUE:
             self.counters.dropped_tx += 1
             return
-        prefix = length.to_bytes(4, "big")
-        sent = 0
+        data = b"".join((length.to_bytes(4, "big"), frame))  # one copy costs less than the kernel's walk over two parts
         if not self._queue:
             try:
-                sent = connection.sendmsg((prefix, frame))
+                data = data[connection.send(data) :]
             except BlockingIOError:
                 pass
             except OSError:  # the other end is gone: reading tells, outside of the card's transmit walk
                 self.counters.dropped_tx += 1
                 return
         self.counters.sent += 1
-        if sent < length + 4:
-            self._queue += (prefix + bytes(frame))[sent:] if sent else prefix
-            if not sent:
-                self._queue += frame
+        if data:
+            self._queue += data
             if self._loop is not None:
                 self._writable.arm(self._loop, self.fd)
 

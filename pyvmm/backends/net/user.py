@@ -55,7 +55,8 @@ def open_user(config: NetConfig) -> NetBackend:
         ConfigError: one line with the problem and what to do.
     """
     options = parse(config)
-    from pyvmm.backends.net.slirp import SlirpWire, load
+    from pyvmm.backends.net.slirp import SlirpWire
+    from pyvmm.backends.net.slirp_abi import load
 
     library = load()
     if library is not None:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.backends.net.backend import open_netdev
-from pyvmm.backends.net.slirp import QUEUE, SlirpWire, load
+from pyvmm.backends.net.slirp import QUEUE, SlirpWire
+from pyvmm.backends.net.slirp_abi import load
 from pyvmm.backends.net.user import parse
 from pyvmm.config import NetConfig
 from pyvmm.errors import ConfigError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.backends.net import passt, slirp
+from pyvmm.backends.net import passt, slirp_abi
 from pyvmm.backends.net.backend import open_netdev
 from pyvmm.backends.net.user import dotted, parse
 from pyvmm.config import NetConfig
@@ -90,7 +90,7 @@ def test_mistakes_are_one_line(option: tuple[str, str], problem: str) -> None:
 
 
 def test_without_library_and_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slirp, "load", lambda: None)
+    monkeypatch.setattr(slirp_abi, "load", lambda: None)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError) as caught:
         open_netdev(config())
@@ -139,7 +139,7 @@ def test_a_passt_that_never_gets_ready(tmp_path: Path, monkeypatch: pytest.Monke
 def test_passt_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     if not passt.find():
         pytest.skip("passt is not installed")
-    monkeypatch.setattr(slirp, "load", lambda: None)
+    monkeypatch.setattr(slirp_abi, "load", lambda: None)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
