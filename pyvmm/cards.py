@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_QUEUES = 64
 MAX_QUEUE_SIZE = 1024  # as QEMU; a request's buffers then fit one preadv (IOV_MAX)
 MAX_VECTORS = 2048
+_SUFFIXES = ("", "-core", "-card")
 
 
 class Cards:
@@ -59,7 +60,7 @@ class Cards:
     # --- building ----------------------------------------------------------------------------------------------------
     def _add(self, index: int, config: DeviceConfig) -> None:
         kind = config.name.rpartition("-")[0]
-        name = config.get("id") or self._free_name(kind)
+        name = self._name(kind, config.get("id"))
         if kind == "virtio-blk":
             device = self._blk(name, config)
         elif kind == "virtio-rng":
@@ -70,11 +71,12 @@ class Cards:
             raise ConfigError(f"-device {config.name}: not known")
         self._plug(device, config)
 
-    def _free_name(self, kind: str) -> str:
-        number = 0
-        while f"{kind}{number}" in self.machine.devices:
-            number += 1
-        return f"{kind}{number}"
+    def _name(self, kind: str, wanted: str) -> str:
+        """What the device is called: its id, if nothing on the board has that name, else KIND-ID; without an id KIND and a number."""
+        names = [wanted, f"{kind}-{wanted}"] if wanted else []
+        names += [f"{kind}{number}" for number in range(len(self.machine.devices) + 1)]
+        taken = self.machine.devices
+        return next(name for name in names if not any(name + suffix in taken for suffix in _SUFFIXES))
 
     def _plug(self, device: VirtioDevice, config: DeviceConfig) -> None:
         machine = self.machine
@@ -98,9 +100,7 @@ class Cards:
             card = VirtioPci(device, machine.memory, machine.vm.msi, bind, None if vectors < 0 else vectors)
             self.transports.append(card)
             machine.pci.plug(card, _slot(config))
-        for suffix, part in (("", device), ("-core", card.core), ("-card", card)):
-            if device.name + suffix in machine.devices:
-                raise ConfigError(f"-device {config.name},id={device.name}: the machine has a device of that name: give another id")
+        for suffix, part in zip(_SUFFIXES, (device, card.core, card), strict=True):
             machine.devices[device.name + suffix] = part
 
     @property

@@ -150,8 +150,6 @@ def test_polling_without_messages() -> None:
         ("virtio-blk-pci", {"drive": "d", "addr": "1.1"}, "slot"),
         ("virtio-blk-pci", {"drive": "d", "addr": "x"}, "slot"),
         ("virtio-blk-pci", {"drive": "d", "addr": "5", "id": "two"}, "taken"),
-        ("virtio-blk-pci", {"drive": "d", "id": "disk"}, "another id"),
-        ("virtio-blk-pci", {"drive": "d", "id": "rtc"}, "another id"),
         ("virtio-blk-pci", {"drive": "d", "vectors": 4096}, "0 to 2048"),
         ("virtio-blk-pci", {"drive": "d", "ioeventfd": "maybe"}, "on or"),
         ("virtio-blk-pci", {"drive": "d", "write-cache": "maybe"}, "on or"),
@@ -296,8 +294,10 @@ def test_a_bug_in_an_io_thread_ends_the_run_with_a_verdict(depth: int) -> None:
 
 
 def test_what_is_registered() -> None:
-    with built(FakeDisk(), more=(device("virtio-rng-pci"), device("virtio-blk-device", drive="d"))) as (one, _):
+    named = (device("virtio-rng-pci", id="rtc"), device("virtio-rng-pci", id="disk"), device("virtio-rng-pci", id="disk-core"))
+    with built(FakeDisk(), more=(device("virtio-rng-pci"), device("virtio-blk-device", drive="d"), *named)) as (one, _):
         assert isinstance(one.devices["disk"], VirtioBlk)
-        for name in ("disk", "virtio-rng0", "virtio-blk0"):
+        assert not hasattr(one.devices["rtc"], "signals")  # the board's names come first
+        for name in ("disk", "virtio-rng0", "virtio-blk0", "virtio-rng-rtc", "virtio-rng-disk", "virtio-rng1"):
             assert one.devices[f"{name}-core"].device is one.devices[name]
             assert one.devices[f"{name}-card"].core is one.devices[f"{name}-core"]
