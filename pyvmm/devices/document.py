@@ -16,6 +16,10 @@ DEVICES = (
     ("PCI bus", f"ports {layout.PORT_PCI_CONFIG:#x}-{layout.PORT_PCI_CONFIG + 7:#x}, bus 0 only", "pci.bus_regs:REGISTERS"),
     ("PCI function: configuration header", "every function's first 64 bytes; unused BARs read 0", "pci.function_regs:HEADER"),
     ("PCI function: MSI-X table", "one entry of 16 bytes per vector in the function's BAR 1", "pci.msix_regs:ENTRY"),
+    ("virtio-pci", "BAR 4 of functions 1af4:1040 and above, revision 1", "virtio.pci_regs:REGISTERS"),
+    ("virtio-mmio", f"{layout.VIRTIO_MMIO_MAX} times from {layout.VIRTIO_MMIO:#x}", "virtio.mmio_regs:REGISTERS"),
+    ("virtio-blk", "configuration space: at 0x2000 of virtio-pci's BAR, at 0x100 of virtio-mmio", "virtio.blk_regs:REGISTERS"),
+    ("virtio-console", "configuration space, likewise", "virtio.console_regs:REGISTERS"),
     ("Firmware configuration (fw_cfg)", f"ports {layout.PORT_FW_CFG:#x}-{layout.PORT_FW_CFG + 11:#x}", "fw_cfg_regs:REGISTERS"),
 )
 
