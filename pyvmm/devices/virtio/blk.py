@@ -67,6 +67,7 @@ _ALIGNMENT = 4096  # what file systems give back
 _BATCH = 16  # completions per interrupt while more requests wait
 _TURN = 256  # requests of one queue before the others get their turn
 _SLOW_NS = 100_000  # writes and flushes that lately took longer than this count as waiting for the host
+_QUICK_NS = 50_000  # reads quicker than this wait for no disk, where the host's file system cannot say so itself (tmpfs, 9p)
 _DEEP = 32  # requests handed to workers after one was found waiting behind another
 _QUIET_NS = 10 * 10**9  # between two messages about the same kind of error
 _POLL = 0.0005  # seconds
@@ -155,7 +156,8 @@ class VirtioBlk(VirtioDevice):
         self._config = self._make_config(options)
         self._lanes: list[_Lane | None] = [None] * options.queues
         self._through = False  # each write is flushed before it is acknowledged
-        self._write_ns = self._flush_ns = 0  # what these lately took, a moving average
+        self._write_ns = self._flush_ns = self._read_ns = 0  # what these lately took, a moving average
+        self._knows_cache = False  # try_read has succeeded: where it does not, the host would wait
         self._told: dict[tuple[str, int], list[int]] = {}  # (operation, errno) -> [when last told, how many since]
         self._told_lock = Lock()
 
@@ -280,8 +282,12 @@ class VirtioBlk(VirtioDevice):
                 try:
                     if try_read(request.offset, request.views):
                         written = request.written
-                    else:
+                        self._knows_cache = True
+                    elif self._knows_cache or self._read_ns >= _QUICK_NS:
                         verdict = -1
+                    else:
+                        verdict = self._execute(lane, request)
+                        written = request.written if verdict == OK else request.failed
                 except OSError as error:
                     self._report(IN, error, request)
                     verdict, written = IOERR, request.failed
@@ -347,13 +353,15 @@ class VirtioBlk(VirtioDevice):
         backend, kind = self.backend, request.kind
         try:
             if kind == IN:
+                begun = monotonic_ns()
                 backend.read(request.offset, request.views)
+                self._read_ns = _average(self._read_ns, monotonic_ns() - begun)
             elif kind == OUT:
                 begun = monotonic_ns()
                 backend.write(request.offset, request.views)
                 if self._through:
                     backend.flush()
-                self._write_ns += (monotonic_ns() - begun - self._write_ns) >> 3
+                self._write_ns = _average(self._write_ns, monotonic_ns() - begun)
             elif kind == FLUSH:
                 begun = monotonic_ns()
                 backend.flush()
@@ -394,6 +402,11 @@ class VirtioBlk(VirtioDevice):
         more = f", {count} times since the last message" if count > 1 else ""
         text = f"{NAMES[kind]}{where} failed: {error.strerror or error} ({name}){more}; the guest sees an I/O error"
         say(f"pyvmm: warning: drive {self.backend.name}: {text}")
+
+
+def _average(before: int, new: int) -> int:
+    """Moves slowly up, and down at once: one stall of the host says little, one quick answer that there is no disk to wait for."""
+    return new if new < before else before + (new - before >> 3)
 
 
 def _fill(views: list[memoryview], data: bytes) -> Any:

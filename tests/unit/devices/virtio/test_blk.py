@@ -90,6 +90,11 @@ def disk() -> FakeDisk:
     return FakeDisk()
 
 
+def slow(rig: Rig) -> None:
+    """As after a read that was found in the page cache: those that are not would wait for the host."""
+    rig.blk._knows_cache = True
+
+
 @pytest.fixture
 def rig(disk: FakeDisk) -> Iterator[Rig]:
     rig = Rig(disk)
@@ -206,6 +211,7 @@ def test_a_single_slow_read_needs_no_other_thread(rig: Rig, disk: FakeDisk) -> N
 
 
 def test_slow_reads_in_company_run_at_the_same_time(rig: Rig, disk: FakeDisk) -> None:
+    slow(rig)
     disk.gate.clear()
     for sector in range(6):
         rig.ask(kinds.IN, sector, 512)
@@ -220,7 +226,29 @@ def test_slow_reads_in_company_run_at_the_same_time(rig: Rig, disk: FakeDisk) ->
     assert threading.get_ident() not in disk.threads
 
 
+def test_where_nobody_tells_what_is_cached_the_time_does(rig: Rig, disk: FakeDisk) -> None:
+    def read(count: int) -> None:
+        disk.threads.clear()
+        for sector in range(count):
+            rig.ask(kinds.IN, sector, 512)
+        rig.serve()
+        rig.answers(count)
+
+    read(6)
+    assert disk.threads == {threading.get_ident()}
+    disk.before = lambda operation: time.sleep(0.001)
+    read(1)
+    read(6)
+    assert threading.get_ident() not in disk.threads
+    disk.before = lambda operation: None
+    while rig.blk._read_ns >= module._QUICK_NS:
+        read(1)
+    read(6)
+    assert disk.threads == {threading.get_ident()}
+
+
 def test_a_read_that_had_to_wait_behind_another_sends_the_next_to_workers(rig: Rig, disk: FakeDisk) -> None:
+    slow(rig)
     disk.before = lambda operation: (setattr(disk, "before", lambda operation: None), rig.ask(kinds.IN, 1, 512))  # type: ignore[assignment]
     rig.ask(kinds.IN, 0, 512)
     rig.serve()
@@ -230,6 +258,7 @@ def test_a_read_that_had_to_wait_behind_another_sends_the_next_to_workers(rig: R
 
 def test_slow_writes_in_company_go_to_workers(rig: Rig, disk: FakeDisk) -> None:
     rig.blk._write_ns = 10**9
+    disk.before = lambda operation: time.sleep(0.001)
     for sector in range(4):
         rig.ask(kinds.OUT, sector, bytes(512))
     rig.serve()
@@ -288,6 +317,7 @@ def test_doorbells_are_not_wanted_while_serving(rig: Rig, disk: FakeDisk) -> Non
 def test_every_request_is_answered_once_under_load(depth: int, cached: bool, disk: FakeDisk) -> None:
     """A driver on another thread keeps ``depth`` requests in flight; contents and used lengths hold."""
     rig = Rig(disk)
+    slow(rig)
     disk.cached = cached
     for sector in range(disk.size // 512):
         disk.data[512 * sector : 512 * sector + 4] = struct.pack("<I", sector)
@@ -422,6 +452,7 @@ def test_only_the_write_cache_can_be_written(rig: Rig) -> None:
 
 # --- stop ------------------------------------------------------------------------------------------------------------------
 def test_stop_lets_the_begun_end_and_gives_up_the_rest(rig: Rig, disk: FakeDisk) -> None:
+    slow(rig)
     disk.gate.clear()
     for sector in range(12):
         rig.ask(kinds.IN, sector, 512)
@@ -482,6 +513,7 @@ def test_queues_the_driver_does_not_use(disk: FakeDisk) -> None:
 
 def test_a_bug_in_a_worker_is_told(disk: FakeDisk) -> None:
     rig = Rig(disk)
+    slow(rig)
 
     def crash(offset: int, views: list[memoryview]) -> None:
         raise RuntimeError("bug")
