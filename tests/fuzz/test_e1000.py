@@ -35,7 +35,7 @@ class Hostile:
     def __init__(self, seed: int, offload: bool) -> None:
         self.rng = random.Random(f"e1000 {seed}")
         self.memory = GuestMemory(MEMORY)
-        self.rig = Rig(offload=offload, rx_checksum=bool(seed & 1), memory=self.memory)
+        self.rig = Rig(offload=offload, memory=self.memory)
         self.longest = 0.0
 
     def address(self) -> int:

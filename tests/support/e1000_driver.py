@@ -41,12 +41,12 @@ class FakeWire(Wire):
 class Rig:
     """A card in a machine of nothing else: memory, time, interrupt line, wire; memory and I/O decoding and bus mastering on."""
 
-    def __init__(self, offload: bool = False, rx_checksum: bool = False, memory: GuestMemory | None = None) -> None:
+    def __init__(self, offload: bool = False, memory: GuestMemory | None = None) -> None:
         self.memory = memory or GuestMemory(MEMORY)
         self.time = FakeTime(start=10**9)
         self.line = FakeLine()
         self.wire = FakeWire(offload)
-        self.card = E1000("e1000-0", self.memory, self.wire, MAC, self.time.make_timer, self.time.clock, rx_checksum=rx_checksum)
+        self.card = E1000("e1000-0", self.memory, self.wire, MAC, self.time.make_timer, self.time.clock)
         self.card.intx = self.line
         self.card.write_config(4, 2, 7)
 

@@ -67,7 +67,6 @@ class E1000(PciFunction):
         mac: 6 bytes, a unicast address.
         make_timer, clock: for interrupt moderation and long transmit queues.
         subsystem: (vendor id, id).
-        rx_checksum: verify received checksums and report them; else all are reported as "not checked", which is cheaper.
 
     Attributes:
         cable: plugged in; the link is up when the backend's is, too.
@@ -83,14 +82,13 @@ class E1000(PciFunction):
         make_timer: MakeTimer,
         clock: Clock,
         subsystem: tuple[int, int] = SUBSYSTEM,
-        rx_checksum: bool = False,
     ) -> None:
         super().__init__(name, VENDOR, DEVICE, CLASS_ETHERNET, REVISION, subsystem)
         self.backend = backend
         self.cable = True
         self.wire_up = backend.link
         words = image(mac, DEVICE, subsystem)
-        self.mac = Mac(name, memory, words, self.set_intx, backend.send, make_timer, clock, backend.offload, rx_checksum)
+        self.mac = Mac(name, memory, words, self.set_intx, backend.send, make_timer, clock, backend.offload)
         self.mac.receiver.resume = backend.resume
         self.receive = self.mac.receiver.receive
         self.io = IoWindow(f"{name}-io", self.mac)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.device import Clock, MakeTimer
 
 ITR_UNIT = 256  # nanoseconds (13.4.18); 16 bits of them are 16.8 ms at most
+MIN_GAP = 500 * ITR_UNIT  # with moderation on there are at most 7813 interrupts a second, whatever ITR says (13.4.18)
 
 
 class Interrupts:
@@ -51,8 +52,8 @@ class Interrupts:
             if self.level:
                 self.drive(0)
         elif not self.level:
-            gap = regs[ITR] * ITR_UNIT
-            if gap:
+            if regs[ITR]:
+                gap = max(regs[ITR] * ITR_UNIT, MIN_GAP)
                 if self.waiting:
                     return
                 now = self.clock()

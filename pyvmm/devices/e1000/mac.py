@@ -106,7 +106,6 @@ class Mac:
         set_line: drives INTA, 0 or 1.
         send: takes a frame for the wire and its offload header or None.
         hand_over: ``send`` takes offload headers.
-        rx_checksum: see ``receive``.
     """
 
     registers = "pyvmm.devices.e1000.regs:REGISTERS"
@@ -121,7 +120,6 @@ class Mac:
         make_timer: MakeTimer,
         clock: Clock,
         hand_over: bool = False,
-        rx_checksum: bool = False,
     ) -> None:
         self.name = name
         self.regs = regs = {offset: reset for offset, (reset, _) in PLAIN.items()}
@@ -132,7 +130,7 @@ class Mac:
         self.interrupts = Interrupts(regs, set_line, make_timer, clock)
         self.stats = Stats()
         self.filters = Filter(regs)
-        self.receiver = Receiver(regs, memory, self.filters, self.stats, self.interrupts.post, rx_checksum)
+        self.receiver = Receiver(regs, memory, self.filters, self.stats, self.interrupts.post)
         self.transmitter = Transmitter(regs, memory, self.stats, self.interrupts.post, self._emit, hand_over, make_timer, clock)
         self.phy = Phy(self._phy_changed)
         self._reads = self._read_handlers()
@@ -333,7 +331,7 @@ class Mac:
     def restored(self) -> None:
         """After ``state`` was assigned: filter, rings, line and timers follow. A transmit ring goes on at its head."""
         self.filters.configure()
-        self.configure_receiver()
+        self.phy.set_carrier(self.phy.carrier)  # the cable may not be where it was; configures the receiver as well
         self.interrupts.restored()
         self.configure_transmitter()
 

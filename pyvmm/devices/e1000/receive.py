@@ -3,8 +3,8 @@
 A frame for which there are no descriptors is refused (``receive`` returns False): the backend waits, and is told to go on
 when the driver moves the tail. All that no driver can mend (receiver off, link down, not our address) is taken and dropped.
 
-RX checksums are looked at only when the card was made with ``rx_checksum``: a guest sums at the processor's speed, Python
-does not; IXSM=1 says "not checked" (3.2.9).
+Checksums are looked at only when RXCSUM asks for it (Linux does not, unless told): a guest sums at the processor's speed, Python
+does not. Else IXSM=1 says "not checked" (3.2.9).
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ class Receiver:
 
     Args:
         post: takes interrupt causes.
-        rx_checksum: whether RXCSUM is obeyed.
 
     Attributes:
         ring: descriptors as quadwords, None while the receiver has none in RAM.
@@ -80,14 +79,12 @@ class Receiver:
         filters: Filter,
         stats: Stats,
         post: Callable[[int], None],
-        rx_checksum: bool = False,
     ) -> None:
         self.regs = regs
         self.view = memory.view
         self.filters = filters
         self.stats = stats
         self.post = post
-        self.rx_checksum = rx_checksum
         self.resume: Callable[[], None] = lambda: None
         self.ring: memoryview | None = None
         self.open = self.looped = self.waiting = False
@@ -177,7 +174,7 @@ class Receiver:
             data = data.ljust(MIN_FRAME, b"\0")
         data += self.fcs
         high = status << _STATUS_SHIFT | special << _SPECIAL_SHIFT
-        if self.rx_checksum and self.regs[RXCSUM] & (RXCSUM_TUOFL | RXCSUM_IPOFL):
+        if self.regs[RXCSUM] & (RXCSUM_TUOFL | RXCSUM_IPOFL):
             high = self._checked(frame, high)
         causes = self.store(data, high)
         if not causes:

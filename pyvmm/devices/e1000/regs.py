@@ -37,9 +37,8 @@ def _addresses() -> tuple[Register, ...]:
     for index in range(ADDRESSES):
         at = 0x5400 + 8 * index
         fields = bits("RAH 15:0 last two bytes", "AS 17:16 0 destination address", "AV 31 valid; RA0 is loaded from the EEPROM")
-        # the first one's reset value depends on the card
-        table.append(_reg(f"RAL{index}", at, "13.5.2", bits("RAL 31:0 first four bytes"), "rw" if index else "w"))
-        table.append(_reg(f"RAH{index}", at + 4, "13.5.3", fields, "rw" if index else "w"))
+        table.append(_reg(f"RAL{index}", at, "13.5.2", bits("RAL 31:0 first four bytes")))
+        table.append(_reg(f"RAH{index}", at + 4, "13.5.3", fields))
     return tuple(table)
 
 

@@ -88,22 +88,22 @@ def test_handler_as_linux_does() -> None:
 
 def test_moderation_delays_and_loses_nothing() -> None:
     rig, _ = rig_open()
-    rig.write(c.ITR, 400)  # 102.4 us
+    rig.write(c.ITR, 1000)  # 256 us
     rig.write(c.IMS, LINUX_INTERRUPTS)
     rig.card.receive(frame(bytes(60)))
     assert rig.line.edges == 1
     rig.read(c.ICR)
-    rig.time.advance(50 * US)
+    rig.time.advance(100 * US)
     for _ in range(5):
         rig.card.receive(frame(bytes(60)))
     assert rig.line.level == 0
     assert rig.time.armed == 1
-    rig.time.advance(52 * US)
+    rig.time.advance(155 * US)
     assert rig.line.level == 0
     assert rig.time.advance(1 * US) == 1
     assert rig.line.level == 1
     assert rig.read(c.ICR) & c.RXT0
-    rig.time.advance(200 * US)
+    rig.time.advance(300 * US)
     rig.card.receive(frame(bytes(60)))
     assert rig.line.level == 1, "long enough ago: at once"
 
@@ -126,7 +126,7 @@ def test_moderation_ends_when_the_driver_says_so() -> None:
 
 def test_causes_read_meanwhile_raise_nothing_later() -> None:
     rig, _ = rig_open()
-    rig.write(c.ITR, 400)
+    rig.write(c.ITR, 1000)
     rig.write(c.IMS, LINUX_INTERRUPTS)
     for _ in range(2):
         rig.write(c.ICS, c.LSC)
@@ -138,7 +138,7 @@ def test_causes_read_meanwhile_raise_nothing_later() -> None:
 
 def test_reset_forgets_a_delayed_interrupt() -> None:
     rig, driver = rig_open()
-    rig.write(c.ITR, 400)
+    rig.write(c.ITR, 1000)
     rig.write(c.IMS, LINUX_INTERRUPTS)
     rig.write(c.ICS, c.LSC)
     rig.read(c.ICR)
@@ -147,3 +147,21 @@ def test_reset_forgets_a_delayed_interrupt() -> None:
     assert rig.time.armed == 0
     rig.write(c.IMS, LINUX_INTERRUPTS)
     assert rig.line.level == 0
+
+
+def test_moderation_has_a_shortest_distance_and_can_be_off() -> None:
+    rig, _ = rig_open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    for number in range(3):
+        rig.write(c.ICS, c.LSC)
+        assert rig.line.edges == number + 1, "off"
+        rig.read(c.ICR)
+    rig.write(c.ITR, 1)
+    for _ in range(2):
+        rig.write(c.ICS, c.LSC)
+        rig.read(c.ICR)
+    rig.write(c.ICS, c.LSC)
+    rig.time.advance(127 * US)
+    assert rig.line.level == 0
+    rig.time.advance(1 * US)
+    assert rig.line.level == 1

@@ -51,7 +51,7 @@ def test_table_tells_the_reset_value(register: Register) -> None:
     rig.card.mac.reset()
     assert register.section
     assert all(field.high < 32 for field in register.fields)
-    if "r" in register.access:
+    if "r" in register.access and register.name not in ("RAL0", "RAH0"):  # these come from the EEPROM
         assert rig.read(register.offset) == register.reset
 
 
@@ -228,3 +228,18 @@ def test_restored_card_goes_on_as_the_original() -> None:
     assert twin.wire.sent == [half]
     twin.card.receive(frame(b"second".ljust(50, b"\0")))
     assert other.frames() == [frame(bytes(60)), frame(b"second".ljust(50, b"\0"))]
+
+
+def test_restored_where_there_is_no_link_the_driver_is_told() -> None:
+    rig = Rig()
+    Driver(rig).open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.read(c.ICR)
+    twin = Rig()
+    twin.card.set_link(False)
+    twin.read(c.ICR)
+    twin.card.mac.state = copy(rig.card.mac.state)
+    twin.card.mac.restored()
+    assert not twin.read(c.STATUS) & c.STATUS_LU
+    assert twin.line.level == 1
+    assert twin.read(c.ICR) & c.LSC
