@@ -259,7 +259,7 @@ class Hostile:
     def chain(self) -> None:
         """Chains and tables that hang together, with a flaw or none."""
         ring, rng = self.ring(), self.rng
-        count = rng.choice((1, 2, 3, 8, 9, 64))
+        count = rng.choice((1, 2, 3, 8, 9, 64, *([1500] if rng.random() < 0.2 else [])))
         table = rng.choice((None, 0x8000, RAM - 16 * count)) if count <= ring.size else 0x8000
         for index in range(count):
             flags = (DESC_NEXT if index < count - 1 else 0) | (2 if index > count // 2 else 0)
@@ -272,6 +272,8 @@ class Hostile:
             )
             ring.set_descriptor(index, address, length, flags, following, table)
         if table is not None:
+            if rng.random() < 0.1:  # tables in tables, or this one in itself
+                ring.set_descriptor(rng.randrange(count), rng.choice((table, 0x8000)), 16 * count, DESC_INDIRECT, 0, table)
             length = 16 * count + rng.choice((0, 0, 0, 1, 16, -16, 1 << 20, 0xFFFF_0000))
             ring.set_descriptor(0, table, length, DESC_INDIRECT | rng.choice((0, 0, 0, 1, 2)))
         ring.publish(0)
@@ -376,7 +378,7 @@ class Hostile:
             ring = self.rings[index]
             ring.clear()
             queue = self.driver.core.selected()
-            if queue is not None and not queue.enabled and not self.driver.core.resetting:
+            if queue is not None and not queue.enabled and queue.size >= ring.size and not self.driver.core.resetting:
                 self.driver.setup(index, ring)
 
     def status(self) -> None:

@@ -315,9 +315,36 @@ def test_2_4_2_reset_waits_for_what_is_in_flight(rig: Rig) -> None:
     rig.echo()
 
 
+def test_2_4_2_reset_waits_for_a_serve_that_is_under_way(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.start()
+    seen = []
+
+    def serve(index: int) -> None:
+        rig.driver.set_status(0)  # as a vCPU would, while the device's thread is here
+        seen.append(rig.driver.status())
+        rig.device.signals.kick(index)
+
+    monkeypatch.setattr(rig.device, "serve", serve)
+    rig.driver.kick(0)
+    rig.loop.run_pending()
+    assert seen == [RUNNING]
+    assert rig.driver.status() == 0
+
+
+def test_a_device_may_find_the_driver_broken_elsewhere(rig: Rig) -> None:
+    """A worker, for example, which has no caller that catches a QueueError."""
+    rig.start()
+    rig.device.signals.broken("a reason")
+    assert rig.driver.status() == RUNNING | NEEDS_RESET
+    assert rig.core.trouble == "a reason"
+    assert rig.driver.interrupts() == 2
+
+
 def test_nothing_is_served_between_reset_and_driver_ok(rig: Rig) -> None:
     rig.start()
     rig.driver.set_status(0)
+    for ring in rig.rings:
+        ring.add(b"x", 2)
     content = rig.memory.read(0, 2 * MIB)
     for index in (0, 1):
         os.eventfd_write(rig.core.doorbells.eventfds[index], 1)  # as KVM's ioeventfd would

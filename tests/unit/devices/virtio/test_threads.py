@@ -67,7 +67,7 @@ class World:
             time.sleep(0.0005)
 
     def start(self) -> None:
-        features = self.driver.offered() & ~(EVENT_IDX if self.rng.random() < 0.5 else 0)
+        features = self.locked(self.driver.offered) & ~(EVENT_IDX if self.rng.random() < 0.5 else 0)
         self.locked(self.driver.start, dict(enumerate(self.rings)), features)
 
     def reset(self) -> None:
