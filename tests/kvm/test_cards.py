@@ -158,7 +158,7 @@ def test_polling_without_messages() -> None:
         ("virtio-blk-pci", {"drive": "d", "logical_block_size": 4096, "physical_block_size": 512}, "4096 to"),
         ("virtio-blk-pci", {"drive": "d", "min_io_size": 1000}, "multiple of 512"),
         ("virtio-rng-pci", {"max-bytes": "x"}, "number"),
-        ("virtio-net-pci", {}, "not known"),
+        ("virtio-gpu-pci", {}, "not known"),
         ("virtconsole", {"chardev": "c"}, ""),
     ],
 )
