@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pyvmm.config import DeviceConfig
     from pyvmm.machine import Machine
 
+_CARDS = ("virtio-", "e1000")  # how names begin that are cards.py's
+
 
 def populate(machine: Machine, consoles: list[Console], debugcon: Console | None) -> None:
     """Puts every device of ``machine.config`` on its buses and lines.
@@ -69,9 +71,9 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)
         port(layout.PORT_DEBUGCON_BIOS, 1, DebugCon(debugcon.write, "debugcon-bios"), width=1)
     for device in config.devices:
-        if not device.name.startswith("virt"):
+        if not device.name.startswith((*_CARDS, "virtconsole")):
             _optional(machine, device)
-    if any(device.name.startswith("virtio-") for device in config.devices):
+    if any(device.name.startswith(_CARDS) for device in config.devices):
         from pyvmm.cards import Cards
 
         machine.cards = machine.own(Cards(machine))

@@ -1,10 +1,10 @@
-"""Cards: from ``-device virtio-...`` to a device on a transport, and the threads its disks are served by.
+"""Cards: from ``-device virtio-...`` to a device on a transport, and the threads its disks are served by; network cards (nics.py).
 
 Imported by a machine that has such a device, and only then. A disk gets an I/O thread of its own, so that one whose host does
 not answer holds up no other; what must wait for the host beside it goes to one pool of workers. The others live on the main loop.
 
 A name is registered three times in ``Machine.devices``: NAME is the device, NAME-core the registers behind its transport,
-NAME-card the transport itself (VirtioPci or VirtioMmio).
+NAME-card the transport itself (VirtioPci or VirtioMmio). Of an e1000 NAME is the PCI function, NAME-mac and NAME-io its BARs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from pyvmm.devices.virtio.mmio import VirtioMmio
     from pyvmm.devices.virtio.pci import VirtioPci
     from pyvmm.machine import Machine
+    from pyvmm.nics import Nics
 
 MAX_QUEUES = 64
 MAX_QUEUE_SIZE = 1024  # as QEMU; a request's buffers then fit one preadv (IOV_MAX)
 MAX_VECTORS = 2048
 _SUFFIXES = ("", "-core", "-card")
+_E1000_SUFFIXES = ("", "-mac", "-io")
 
 
 class Cards:
@@ -48,11 +50,20 @@ class Cards:
         self.transports: list[VirtioPci | VirtioMmio] = []
         self.threads: list[IoThread] = []
         self.workers = Workers(machine.crashed)
+        self.nics: Nics | None = None  # None: there are no network cards
         self._places = layout.virtio_mmio(machine.config.devices)
         try:
             for index, config in enumerate(machine.config.devices):
-                if config.name.startswith("virtio-"):
+                if config.name == "e1000":
+                    self._e1000(config)
+                elif config.name.startswith("virtio-"):
                     self._add(index, config)
+            if self.nics is not None:
+                self.nics.attach()
+                if machine.config.trace_net:
+                    from pyvmm.backends.stderr import say
+
+                    self.nics.trace(say)
         except BaseException:
             self.close()
             raise
@@ -67,16 +78,31 @@ class Cards:
             device = self._rng(name, config)
         elif kind == "virtio-serial":
             device = self._serial(name, index)
+        elif kind == "virtio-net":
+            device = self._nics().virtio_net(name, config)
         else:
             raise ConfigError(f"-device {config.name}: not known")
         self._plug(device, config)
+
+    def _nics(self) -> Nics:
+        if self.nics is None:
+            from pyvmm.nics import Nics
+
+            self.nics = Nics(self.machine)
+        return self.nics
+
+    def _e1000(self, config: DeviceConfig) -> None:
+        card = self._nics().e1000(self._name("e1000-nic", config.get("id")), config)
+        self.machine.pci.plug(card, _slot(config))
+        for suffix, part in zip(_E1000_SUFFIXES, (card, card.mac, card.io), strict=True):
+            self.machine.devices[card.name + suffix] = part
 
     def _name(self, kind: str, wanted: str) -> str:
         """What the device is called: its id, if nothing on the board has that name, else KIND-ID; without an id KIND and a number."""
         names = [wanted, f"{kind}-{wanted}"] if wanted else []
         names += [f"{kind}{number}" for number in range(len(self.machine.devices) + 1)]
         taken = self.machine.devices
-        return next(name for name in names if not any(name + suffix in taken for suffix in _SUFFIXES))
+        return next(name for name in names if not any(name + suffix in taken for suffix in (*_SUFFIXES, *_E1000_SUFFIXES)))
 
     def _plug(self, device: VirtioDevice, config: DeviceConfig) -> None:
         machine = self.machine
@@ -207,6 +233,9 @@ class Cards:
 
     def close(self) -> None:
         """Gives all descriptors back. Nothing while a thread is alive."""
+        if self.nics is not None:
+            self.nics.detach()
+            self.nics = None
         if self.alive:
             self.stop(monotonic() + 1)  # the machine was never run
         if self.alive:

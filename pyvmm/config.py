@@ -151,6 +151,7 @@ class Config(FrozenRecord):
         acpi: False leaves out the ACPI tables.
         no_reboot: a guest's reset ends the run.
         list_unclaimed: collect accesses nobody answered.
+        trace_net: tell on stderr what becomes of each packet.
         coalesce: let the kernel batch writes to the UART's transmit register.
     """
 
@@ -168,6 +169,7 @@ class Config(FrozenRecord):
     acpi: bool = True
     no_reboot: bool = False
     list_unclaimed: bool = False
+    trace_net: bool = False
     coalesce: bool = True
 
 

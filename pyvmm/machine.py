@@ -15,7 +15,7 @@ from time import monotonic, monotonic_ns
 from pyvmm import events, layout
 from pyvmm.bus import Bus
 from pyvmm.csignal import signal
-from pyvmm.errors import HostError, KvmError, PyvmmError
+from pyvmm.errors import ConfigError, HostError, KvmError, PyvmmError
 from pyvmm.events import StopReason
 from pyvmm.ioloop import IoLoop
 from pyvmm.irq import IrqLines
@@ -365,6 +365,23 @@ class Machine:
     def paused(self) -> bool:
         """Whether ``pause`` is in force."""
         return self._paused
+
+    def set_link(self, name: str, up: bool) -> None:
+        """Plugs a network card's cable in, or pulls it. From any thread, without ``lock``.
+
+        Args:
+            name: of the card, or the id of its netdev.
+
+        Raises:
+            ConfigError: there is no such card.
+        """
+        nics = self.cards.nics if self.cards is not None else None
+        card = nics.find(name) if nics is not None else None
+        if card is None:
+            known = f"there is {', '.join(nics.cards)}" if nics is not None else "there is none"
+            raise ConfigError(f"no network card or netdev is called '{name}': {known}")
+        with self.lock:
+            card.set_link(up)
 
     def _kick_all(self) -> None:
         for vcpu, ident in zip(self.vcpus, self._idents, strict=False):

@@ -57,6 +57,7 @@ the run
   -no-reboot               a guest's reset ends the run
   -S                       start paused (Ctrl-A p goes on)
   -unclaimed               list the ports and addresses the guest used and nobody answered
+  --trace-net              tell on stderr what becomes of each packet, from descriptor to wire and back
   -no-coalesce             every byte to the serial port exits at once
 accepted for QEMU's sake: -display none, -nographic, -accel kvm, -enable-kvm, -M, -vga none, -net none, -nic none,
   -vnc none, -monitor none, -parallel none, -no-user-config, -name,
@@ -73,7 +74,20 @@ _WITH_VALUE = {
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
     "drive", "chardev", "object", "netdev",
 }  # fmt: skip
-_FLAGS = {"nodefaults", "snapshot", "no-reboot", "S", "unclaimed", "no-coalesce", "nographic", "enable-kvm", "no-user-config", "help", "h"}
+_FLAGS = {
+    "nodefaults",
+    "snapshot",
+    "no-reboot",
+    "S",
+    "unclaimed",
+    "trace-net",
+    "no-coalesce",
+    "nographic",
+    "enable-kvm",
+    "no-user-config",
+    "help",
+    "h",
+}
 _ONLY_VALUE = {
     "display": "none", "accel": "kvm", "vga": "none", "net": "none", "vnc": "none", "monitor": "none", "parallel": "none",
 }  # fmt: skip
@@ -168,6 +182,7 @@ class Options:
             acpi=machine.get("acpi", "on") == "on",
             no_reboot="no-reboot" in given,
             list_unclaimed="unclaimed" in given,
+            trace_net="trace-net" in given,
             coalesce="no-coalesce" not in given,
         )
 

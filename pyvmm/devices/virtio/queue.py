@@ -200,6 +200,28 @@ class VirtQueue:
         self.last_avail = last + 1 & 0xFFFF
         return Chain(head, readable, writable, readable_length, writable_length, faulty, lost == len(writable))
 
+    def put_back(self, count: int) -> None:
+        """Undoes the last ``count`` calls of ``pop``: the same chains come again. Nothing of them may have been pushed."""
+        self.last_avail = self.last_avail - count & 0xFFFF
+
+    def walk(self, head: int) -> list[tuple[int, int, int]]:
+        """Address, length and flags of a chain's descriptors as they are now, tables of indirect ones included; for tracers."""
+        found: list[tuple[int, int, int]] = []
+        table, index = self._table, head
+        while index < len(table) >> 4 and len(found) < self.size + INDIRECT_MAX:
+            address, length, flags, following = _DESC.unpack_from(table, index << 4)
+            found.append((address, length, flags))
+            if flags & DESC_INDIRECT and table is self._table:
+                try:
+                    table, index = self._indirect_table(address, length, flags), 0
+                except QueueError:
+                    break
+            elif flags & DESC_NEXT:
+                index = following
+            else:
+                break
+        return found
+
     def _indirect_table(self, address: int, length: int, flags: int) -> memoryview:
         """2.7.5.3: the table a descriptor points to. Its own WRITE flag means nothing."""
         if not self._indirect:
@@ -248,6 +270,17 @@ class VirtQueue:
         self._elements[word + 1] = written & 0xFFFF_FFFF
         used = used + 1 & 0xFFFF
         self.next_used = used  # before the driver can know and make another available: see pop
+        self._used[1] = used
+
+    def push_together(self, parts: list[tuple[int, int]]) -> None:
+        """Gives several chains back, [(head, written)], of which the driver sees none before it sees all."""
+        used = self.next_used
+        for head, written in parts:
+            word = 1 + ((used & self._mask) << 1)
+            self._elements[word] = head
+            self._elements[word + 1] = written
+            used = used + 1 & 0xFFFF
+        self.next_used = used
         self._used[1] = used
 
     def should_signal(self) -> bool:

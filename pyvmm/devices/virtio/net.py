@@ -1,0 +1,442 @@
+"""virtio-net: a network card (Virtio specification 1.2, 5.1). Lives on the main loop, machine lock held.
+
+Every frame has a header of 12 bytes in front (5.1.6) that says what the sender has left to others: one checksum, or cutting a
+large TCP frame. A wire that can do that (a tap) gets the header as it is; for others it is done here, with ``net.frames``.
+
+Received frames go straight into the driver's buffers. When there are none the wire is refused its frame, and is told to offer
+it again when the driver rings. Work per doorbell is bounded: what is beyond ``TURN`` comes after others had their turn.
+"""
+
+from __future__ import annotations
+
+from pyvmm.devices.virtio import net_features as f
+from pyvmm.devices.virtio.device import VirtioDevice, read_bytes
+from pyvmm.devices.virtio.net_control import COMMAND_MAX, STATUS_ANNOUNCE, STATUS_LINK_UP, Filter, NetState, execute
+from pyvmm.devices.virtio.queue import QueueError
+from pyvmm.net.frames import (
+    DATA_VALID,
+    ETH_HEADER,
+    GSO_ECN,
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    NEEDS_CSUM,
+    OFFLOAD_HEADER,
+    complete,
+    put_checksum,
+)
+from pyvmm.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.backends.net.backend import NetBackend
+    from pyvmm.devices.virtio.device import Loop
+    from pyvmm.devices.virtio.queue import Chain, VirtQueue
+    from pyvmm.ioloop import IoLoop
+
+    Frame = bytes | bytearray | memoryview
+
+RX, TX, CONTROL = 0, 1, 2
+HEADER = OFFLOAD_HEADER.size
+MAX_FRAME = 65535 + ETH_HEADER + 8  # the longest IP packet behind two VLAN tags
+MERGE_MAX = 256  # buffers for one received frame
+TURN = 512  # units of work: requests, frames, 2 KiB of data
+_UNIT_SHIFT = 11
+_CONTROL_SIZE = 64
+_PLAIN = OFFLOAD_HEADER.pack(0, GSO_NONE, 0, 0, 0, 0, 1)  # num_buffers is 1, whoever looks at it (5.1.6.4.1)
+_HOST = {GSO_TCPV4: f.HOST_TSO4, GSO_TCPV6: f.HOST_TSO6}  # what a driver needs to send such frames
+_GUEST = {GSO_TCPV4: f.GUEST_TSO4, GSO_TCPV6: f.GUEST_TSO6}  # and to receive them
+_WIRE = ((f.GUEST_CSUM, 1), (f.GUEST_TSO4, 2), (f.GUEST_TSO6, 4), (f.GUEST_ECN, 8))  # of NetBackend.set_offload
+_OFFLOADS = f.GUEST_CSUM | f.GUEST_TSO4 | f.GUEST_TSO6 | f.GUEST_ECN
+_OK, _ERROR = 0, 1
+
+
+class NetOptions(Record):
+    """How the card is.
+
+    Fields:
+        without: feature bits it does not offer.
+        mtu: what the driver is told, 0 for nothing.
+        rx_size, tx_size: descriptors.
+    """
+
+    without: int = 0
+    mtu: int = 0
+    rx_size: int = 256
+    tx_size: int = 256
+
+
+class NetCounts(Record):
+    """Frames since the start.
+
+    Fields:
+        received, sent: as the driver sees them: a large frame is one.
+        filtered: not what the driver wants to see.
+        rx_dropped: too long for a buffer, or nobody there to receive it; refused frames are the wire's to count.
+        tx_dropped: broken offload header, impossible length, no cable.
+    """
+
+    received: int = 0
+    sent: int = 0
+    filtered: int = 0
+    rx_dropped: int = 0
+    tx_dropped: int = 0
+
+
+class VirtioNet(VirtioDevice):
+    """A network card; to its wire it is a ``NetPeer``.
+
+    Args:
+        name: for messages.
+        loop: the main loop.
+        backend: the wire.
+        mac: 6 bytes, a unicast address.
+        options: what the command line says.
+
+    Attributes:
+        cable: plugged in; the link is up when the wire's is, too.
+        counts: frames.
+    """
+
+    device_id = 1
+    pci_class = 0x020000
+    registers = "pyvmm.devices.virtio.net_regs:REGISTERS"
+
+    def __init__(self, name: str, loop: Loop, backend: NetBackend, mac: bytes, options: NetOptions | None = None) -> None:
+        options = options or NetOptions()
+        features = f.SOFTWARE | (f.WIRE if backend.offload else 0) | (f.MTU if options.mtu else 0)
+        self.features = f.consistent(features & ~options.without)
+        sizes = (options.rx_size, options.tx_size)
+        self.queue_sizes = (*sizes, _CONTROL_SIZE) if self.features & f.CTRL_VQ else sizes
+        super().__init__(name, loop)
+        self.backend = backend
+        self.mac = mac
+        self.mtu = options.mtu
+        self.state = NetState(mac=mac)
+        self.counts = NetCounts()
+        self.cable = True
+        self.wire_up = backend.link
+        self.filter = Filter()
+        self._mergeable = False
+        self._limit = MAX_FRAME
+        self._waiting = False  # the wire was refused a frame
+        self._offered: Frame | None = None  # what ``receive`` has for ``serve``
+        self._header: Frame = _PLAIN
+        self._taken = True
+
+    # --- the wire ----------------------------------------------------------------------------------------------------
+    def attach(self, loop: IoLoop) -> None:
+        """Connects card and wire: from now on frames come."""
+        self.backend.attach(loop, self)
+        self.link_changed(self.backend.link)
+
+    @property
+    def link(self) -> bool:
+        """Whether the driver sees a carrier."""
+        return self.cable and self.wire_up
+
+    def set_link(self, up: bool) -> None:
+        """Plugs the cable in or pulls it, machine lock held."""
+        before, self.cable = self.link, up
+        self._link_was(before)
+
+    def link_changed(self, up: bool) -> None:
+        """The other end of the wire came up or went down (``NetPeer``)."""
+        before, self.wire_up = self.link, up
+        self._link_was(before)
+
+    def _link_was(self, before: bool) -> None:
+        if before != self.link:
+            self._retry()  # a frame that was refused is dropped now
+            self.signals.config()
+
+    def announce(self) -> None:
+        """Asks the driver to make itself known to the network: it is somewhere else now."""
+        if self.negotiated & f.GUEST_ANNOUNCE:
+            self.state.announce = True
+            self.signals.config()
+
+    # --- registers and life ------------------------------------------------------------------------------------------
+    def read_config(self, offset: int, size: int) -> int:
+        state = self.state
+        status = (STATUS_LINK_UP if self.link else 0) | (STATUS_ANNOUNCE if state.announce else 0)
+        config = state.mac + (status | 1 << 16 | self.mtu << 32).to_bytes(6, "little")
+        return read_bytes(config, offset, size)
+
+    def accepts(self, features: int) -> bool:
+        return not f.consistent(features) ^ features
+
+    def start(self, queues: list[VirtQueue | None], features: int) -> None:
+        super().start(queues, features)
+        self._mergeable = bool(features & f.MRG_RXBUF)
+        self._limit = self.mtu + ETH_HEADER + 4 if features & f.MTU else MAX_FRAME
+        self.state.offloads = features & _OFFLOADS
+        self._configure()
+        ring = queues[RX]
+        if ring is not None:
+            ring.disable_kicks()
+
+    def queue_started(self, index: int, queue: VirtQueue) -> None:
+        super().queue_started(index, queue)
+        if index == RX:
+            queue.disable_kicks()
+
+    def _configure(self) -> None:
+        """After start, a command or a reset: filter and wire follow ``state``."""
+        self.filter.configure(self.state, self.negotiated)
+        offloads = self.state.offloads
+        self.backend.set_offload(sum(flag for feature, flag in _WIRE if offloads & feature))
+
+    def stop(self, index: int | None) -> None:
+        if index is None or index == RX:
+            self._retry()
+
+    def reset(self) -> None:
+        self.negotiated = 0
+        self.state = NetState(mac=self.mac)
+        self._configure()
+
+    def _retry(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self.backend.resume()
+
+    # --- doorbells ---------------------------------------------------------------------------------------------------
+    def serve(self, index: int) -> None:
+        queue = self.queues[index]
+        if queue is None:
+            return
+        if index == TX:
+            self._transmit(queue)
+        elif index == CONTROL:
+            self._control(queue)
+        elif self._offered is not None:
+            self._taken = self._fill(queue, self._offered)
+            self._offered = None
+        elif self._waiting:
+            queue.disable_kicks()
+            self._retry()
+
+    # --- receive -----------------------------------------------------------------------------------------------------
+    def receive(self, frame: memoryview | bytes, header: Frame | None = None) -> bool:
+        """One frame from the wire (``NetPeer``). False: no buffer, it is welcome again after ``backend.resume``."""
+        if not (self.cable and self.wire_up) or len(frame) < ETH_HEADER:
+            self.counts.rx_dropped += 1
+            return True
+        if not self.filter.open and not self.filter.accepts(frame):
+            self.counts.filtered += 1
+            return True
+        if header is not None and (header[0] or header[1]):
+            return self._receive_unfinished(frame, header)
+        if len(frame) > self._limit:
+            self.counts.rx_dropped += 1
+            return True
+        return self._receive(frame, _PLAIN)
+
+    def _receive(self, frame: Frame, header: Frame) -> bool:
+        self._offered, self._header, self._taken = frame, header, True
+        self.signals.serve(RX)
+        if self._offered is not None:  # nobody there, or the driver has just broken the ring
+            self._offered = None
+            self.counts.rx_dropped += 1
+        elif not self._taken:
+            self._waiting = True
+        return self._taken
+
+    def _receive_unfinished(self, frame: Frame, header: Frame) -> bool:
+        """A frame with work left: the driver's, if it said so; else it is done here. One that ends the buffers is lost, as on a wire."""
+        offloads = self.state.offloads
+        flags, kind, length, mss, start, field, _ = OFFLOAD_HEADER.unpack(header)
+        gso = kind & ~GSO_ECN
+        ecn = not kind & GSO_ECN or offloads & f.GUEST_ECN
+        if offloads & f.GUEST_CSUM and ecn and (gso == GSO_NONE or offloads & _GUEST.get(gso, 0)):
+            return self._receive(frame, OFFLOAD_HEADER.pack(flags & (NEEDS_CSUM | DATA_VALID), kind, length, mss, start, field, 1))
+        pieces = complete(frame, header)
+        done = 0
+        while done < len(pieces) and self._receive(pieces[done], _PLAIN):
+            done += 1
+        if pieces and not done:
+            return False
+        self.counts.rx_dropped += done < len(pieces) or not pieces
+        return True
+
+    def _fill(self, queue: VirtQueue, frame: Frame) -> bool:
+        """Puts header and frame into the driver's buffers. False: there are too few."""
+        chain = queue.pop()
+        if chain is None:
+            if not queue.enable_kicks():
+                return False
+            queue.disable_kicks()
+            chain = queue.pop()
+            if chain is None:
+                return False  # it has taken them back
+        size = len(frame)
+        total = HEADER + size
+        if chain.faulty or chain.writable_length < HEADER:
+            raise QueueError(chain.faulty or f"a receive buffer of {chain.writable_length} bytes")
+        if chain.writable_length >= total:
+            view = chain.writable[0]
+            if len(view) >= total:
+                view[:HEADER] = self._header
+                view[HEADER:total] = frame
+            else:
+                _scatter(chain.writable, b"".join((self._header, frame)))
+            queue.push(chain.head, total)
+        elif not self._mergeable:  # 5.1.6.3.1: such a driver's buffers hold what it wants to get
+            queue.put_back(1)
+            self.counts.rx_dropped += 1
+            return True
+        else:
+            chains = self._gather(queue, chain, total)
+            if not chains:
+                return self._taken
+            self._merge(queue, chains, frame)
+        self.counts.received += 1
+        if queue.should_signal():
+            self.signals.queue(RX)
+        return True
+
+    def _gather(self, queue: VirtQueue, chain: Chain, total: int) -> list[Chain]:
+        """Chains for ``total`` bytes. None of them when there are too few: ``_taken`` tells whether more can come."""
+        chains, room = [chain], chain.writable_length
+        enough = min(queue.size, MERGE_MAX)
+        while room < total and len(chains) < enough:
+            more = queue.pop()
+            if more is None:
+                if queue.enable_kicks():
+                    queue.disable_kicks()
+                    more = queue.pop()
+                if more is None:
+                    self._taken = False
+                    queue.put_back(len(chains))
+                    return []
+            if more.faulty or not more.writable:
+                raise QueueError(more.faulty or "a receive buffer of 0 bytes")
+            chains.append(more)
+            room += more.writable_length
+        if room < total:  # all it can ever have: waiting would be for good
+            queue.put_back(len(chains))
+            self.counts.rx_dropped += 1
+            return []
+        return chains
+
+    def _merge(self, queue: VirtQueue, chains: list[Chain], frame: Frame) -> None:
+        """5.1.6.3.2: header in the first, all given back at once."""
+        data = memoryview(b"".join((self._header[:10], len(chains).to_bytes(2, "little"), frame)))
+        used = []
+        for chain in chains:
+            part = data[: chain.writable_length]
+            _scatter(chain.writable, part)
+            used.append((chain.head, len(part)))
+            data = data[len(part) :]
+        queue.push_together(used)
+
+    # --- transmit ----------------------------------------------------------------------------------------------------
+    def _transmit(self, queue: VirtQueue) -> None:
+        queue.disable_kicks()
+        work = TURN
+        try:
+            while work > 0:
+                chain = queue.pop()
+                if chain is None:
+                    if not queue.enable_kicks():
+                        return
+                    queue.disable_kicks()
+                    work -= 1
+                    continue
+                if chain.faulty:
+                    raise QueueError(chain.faulty)
+                work -= self.send(chain)
+                queue.push(chain.head, 0)
+            self.signals.kick(TX)
+        finally:
+            if queue.should_signal():
+                self.signals.queue(TX)
+
+    def send(self, chain: Chain) -> int:
+        """One request; returns units of work."""
+        views, size = chain.readable, chain.readable_length - HEADER
+        if not ETH_HEADER <= size <= MAX_FRAME or not self.link:
+            self.counts.tx_dropped += 1
+            return 1
+        first = views[0]
+        if len(first) < HEADER or len(views) > 1:  # copied once: what the driver writes from here on changes nothing
+            data = memoryview(b"".join(views))
+            header, frame = data[:HEADER], data[HEADER:]
+        else:
+            header, frame = first[:HEADER], first[HEADER:]
+        fields = OFFLOAD_HEADER.unpack(header)
+        flags, kind = fields[0], fields[1]
+        if not flags & NEEDS_CSUM and kind == GSO_NONE:
+            self.backend.send(bytes(frame))
+        elif not self._may(flags, kind, fields[3]):
+            self.counts.tx_dropped += 1
+            return 1
+        elif self.backend.offload:
+            self.backend.send(bytes(frame), OFFLOAD_HEADER.pack(NEEDS_CSUM, *fields[1:6], 0))
+        elif kind == GSO_NONE:
+            work = bytearray(frame)
+            if not put_checksum(work, fields[4], fields[4] + fields[5]):
+                self.counts.tx_dropped += 1
+                return 1
+            self.backend.send(work)
+        else:
+            return self._cut(frame, OFFLOAD_HEADER.pack(*fields))
+        self.counts.sent += 1
+        return 1 + (size >> _UNIT_SHIFT)
+
+    def _may(self, flags: int, kind: int, mss: int) -> bool:
+        """5.1.6.2.2: whether this driver may leave that to us, and says what is to be done."""
+        features = self.negotiated
+        if not features & f.CSUM or not flags & NEEDS_CSUM or kind & GSO_ECN and not features & f.HOST_ECN:
+            return False
+        gso = kind & ~GSO_ECN
+        return kind == GSO_NONE or bool(features & _HOST.get(gso, 0) and mss)
+
+    def _cut(self, frame: Frame, header: bytes) -> int:
+        """A large TCP frame for a wire that takes none; returns units of work."""
+        pieces = complete(frame, header)
+        for piece in pieces:
+            self.backend.send(piece)
+        if pieces:
+            self.counts.sent += 1
+        else:
+            self.counts.tx_dropped += 1
+        return 1 + len(pieces) + (len(frame) >> _UNIT_SHIFT)
+
+    # --- control -----------------------------------------------------------------------------------------------------
+    def _control(self, queue: VirtQueue) -> None:
+        try:
+            for _ in range(_CONTROL_SIZE):
+                chain = queue.pop()
+                if chain is None:
+                    if not queue.enable_kicks():
+                        return
+                    continue
+                if chain.faulty or not chain.writable:
+                    raise QueueError(chain.faulty or "a command without room for its answer")
+                done = chain.readable_length <= COMMAND_MAX and self.command(b"".join(chain.readable))
+                chain.writable[0][0] = _OK if done else _ERROR
+                queue.push(chain.head, 1)
+            self.signals.kick(CONTROL)
+        finally:
+            if queue.should_signal():
+                self.signals.queue(CONTROL)
+
+    def command(self, data: bytes) -> bool:
+        """Executes one command."""
+        done = execute(self.state, self.negotiated, data)
+        if done:
+            self._configure()
+        return done
+
+
+def _scatter(views: list[memoryview], data: Frame) -> None:
+    """Copies ``data`` into as many views as it needs."""
+    at, size = 0, len(data)
+    for view in views:
+        part = data[at : at + len(view)]
+        view[: len(part)] = part
+        at += len(part)
+        if at >= size:
+            return
