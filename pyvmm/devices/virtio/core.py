@@ -237,7 +237,7 @@ class VirtioCore:
     def _finish_queue_reset(self, index: int, timeout: float) -> None:
         if self._quiet(index, timeout):
             self._stopping.discard(index)
-            self.queues[index] = None
+            self.queues[index] = self.device.queues[index] = None
             self.state.queues[index] = QueueState(size=self.device.queue_sizes[index])
 
     def _ring(self, index: int) -> VirtQueue | None:
@@ -335,6 +335,8 @@ class VirtioCore:
         self._stopping.clear()
         self.queues = [None] * len(self.queues)
         self.device.reset()
+        self.device.queues = [None] * len(self.queues)  # rings hold views of guest memory
+        self.device.negotiated = 0
         fresh = self._power_on()
         with self.lock:
             fresh.config_generation = self.state.config_generation

@@ -47,8 +47,12 @@ class Doorbells:
         """Gets a queue's doorbell ready; harmless when it is. Raises OSError when the host has no descriptor left."""
         if index not in self.eventfds:
             fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            try:
+                self._loop.add_reader(fd, lambda: self._answer(fd, index))
+            except BaseException:
+                os.close(fd)
+                raise
             self.eventfds[index] = fd
-            self._loop.add_reader(fd, lambda: self._answer(fd, index))
             self._settle()
 
     def ring(self, index: int) -> None:

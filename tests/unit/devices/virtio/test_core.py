@@ -273,6 +273,34 @@ def test_host_without_descriptors(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
     rig.echo()
 
 
+def test_host_without_room_in_epoll(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(rig.loop, "add_reader", full)
+    rig.start()
+    assert rig.driver.status() == RUNNING | NEEDS_RESET
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.undo()
+    rig.start()
+    rig.echo()
+
+
+def test_a_queue_that_starts_while_another_breaks_does_not_run(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.driver.start({0: rig.rings[0]})
+    rig.loop.run_pending()
+    rig.rings[1].event_idx = True
+    rig.rings[1].clear()
+    rig.rings[1].add(b"x", 2)
+    monkeypatch.setattr(rig.device, "queue_started", lambda index, queue: rig.device.signals.broken("queue 0, just now"))
+    rig.driver.setup(1, rig.rings[1])
+    monkeypatch.undo()
+    rig.driver.kick(1)
+    rig.loop.run_pending()
+    assert rig.rings[1].used_index == 0
+
+
 # --- 2.4 reset ----------------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +314,7 @@ def test_2_4_1_reset_puts_everything_back(rig: Rig) -> None:
     assert rig.driver.level == 0  # type: ignore[attr-defined]
     assert rig.driver.interrupts() == 0
     assert rig.device.log[-2:] == ["stop None", "reset"]
+    assert rig.device.queues == rig.core.queues == [None, None]
 
 
 def test_2_4_2_reset_waits_for_what_is_in_flight(rig: Rig) -> None:
