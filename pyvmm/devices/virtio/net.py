@@ -170,7 +170,8 @@ class VirtioNet(VirtioDevice):
         super().start(queues, features)
         self._mergeable = bool(features & f.MRG_RXBUF)
         self._limit = self.mtu + ETH_HEADER + 4 if features & f.MTU else MAX_FRAME
-        self.state.offloads = features & _OFFLOADS
+        if self.state.offloads < 0:  # else they are from a snapshot
+            self.state.offloads = features & _OFFLOADS
         self._configure()
         ring = queues[RX]
         if ring is not None:
@@ -185,7 +186,7 @@ class VirtioNet(VirtioDevice):
         """After start, a command or a reset: filter and wire follow ``state``."""
         self.filter.configure(self.state, self.negotiated)
         offloads = self.state.offloads
-        self.backend.set_offload(sum(flag for feature, flag in _WIRE if offloads & feature))
+        self.backend.set_offload(sum(flag for feature, flag in _WIRE if offloads > 0 and offloads & feature))
 
     def stop(self, index: int | None) -> None:
         if index is None or index == RX:

@@ -47,7 +47,7 @@ class NetState(Record):
         unicast, multicast: more addresses to receive.
         overflow: bit 0, 1: there were too many unicast, multicast addresses: all are taken.
         vlans: bitmap by VLAN id, with CTRL_VLAN.
-        offloads: what received frames may leave undone: GUEST_* features.
+        offloads: what received frames may leave undone: GUEST_* features; -1 before a driver has chosen.
         announce: the driver is asked to make itself known to the network.
     """
 
@@ -62,7 +62,7 @@ class NetState(Record):
     multicast: tuple[bytes, ...] = ()
     overflow: int = 0
     vlans: int = 0
-    offloads: int = 0
+    offloads: int = -1
     announce: bool = False
 
 
@@ -158,5 +158,7 @@ def _set_table(state: NetState, data: bytes) -> bool:
         else:
             tables.append(tuple(data[4 + 6 * index : 10 + 6 * index] for index in range(count)))
         data = data[4 + 6 * count :]
+    if data:
+        return False
     state.unicast, state.multicast, state.overflow = tables[0], tables[1], overflow
-    return not data
+    return True
