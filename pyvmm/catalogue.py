@@ -32,6 +32,7 @@ class Guest(FrozenRecord):
         append: the guest's command line.
         devices: extra ``-device`` strings.
         disk: bytes of an empty, temporary disk; 0: none.
+        nic: ``-nic`` strings; none of them holds when the command line says anything of networks.
         timeout: seconds after which the guest is stopped.
         input: bytes a test types on the console.
         expect_status: the VMM's exit status, or "crash", or "timeout".
@@ -48,6 +49,7 @@ class Guest(FrozenRecord):
     append: str = ""
     devices: tuple[str, ...] = ()
     disk: int = 0
+    nic: tuple[str, ...] = ()
     timeout: float = 10.0
     input: bytes = b""
     expect_status: int | str = 0
@@ -143,6 +145,7 @@ _KEYS: dict[str, Any] = {  # how the text of each key is read
     "append": str,
     "devices": str,
     "disk": _size,
+    "nic": str,
     "timeout": float,
     "input": _typed,
     "expect_status": _status,
@@ -150,4 +153,4 @@ _KEYS: dict[str, Any] = {  # how the text of each key is read
     "teaches": str,
     "kvm": _words,
 }
-_REPEATABLE = ("devices", "expect_output")
+_REPEATABLE = ("devices", "nic", "expect_output")

@@ -47,7 +47,7 @@ __attribute__((noreturn, used)) void run(const char *line)
         ask((int)started);
     kick();
     while (done < count) {
-        bool more = false;
+        bool again = false;
         do { // all that are done, then one doorbell for those that take their place
             int n = finished();
             done++;
@@ -56,10 +56,10 @@ __attribute__((noreturn, used)) void run(const char *line)
             if (started < count) {
                 ask(n);
                 started++;
-                more = true;
+                again = true;
             }
-        } while (used.idx != seen && done < count);
-        if (more)
+        } while (more() && done < count);
+        if (again)
             kick();
     }
     print("done\n");

@@ -22,7 +22,7 @@ __attribute__((noreturn, used)) void run(const char *command_line)
     print(", ");
     print_decimal(capacity());
     print(" sectors, ring of ");
-    print_decimal(ring_size);
+    print_decimal(ring.size);
     print(interrupts ? ", by interrupt\n" : ", by polling\n");
 
     check(request(GET_ID, 0, id, 20), "id"); // 20 bytes, closed by a zero byte only when shorter
@@ -57,9 +57,7 @@ __attribute__((noreturn, used)) void run(const char *command_line)
         fail("a read beyond the end must fail");
     print("beyond the end: I/O error, as it must be\n");
 
-    common->status = 0; // leave the device as it was found
-    while (common->status)
-        ;
+    virtio_reset(); // leave the device as it was found
     print("PASS\n");
     power_off();
 }

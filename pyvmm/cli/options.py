@@ -140,6 +140,8 @@ class Options:
                 memory, smp, cmdline = self.guest.memory, self.guest.smp, self.guest.append
                 devices = [parse_device(text) for text in self.guest.devices]
                 disk = self.guest.disk
+                if self.guest.nic and not given.keys() & {"netdev", "nic"}:
+                    given["nic"] = list(self.guest.nic)
         if not kernel:
             raise ConfigError("nothing to boot: name a guest (pyvmm guests lists them) or give -kernel FILE")
         if "timeout" in given:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm import catalogue, status
-from tests.support import features
+from tests.support import features, network
 
 GUESTS = catalogue.load()
 WORDS = {"crash": status.CRASH, "timeout": status.TIMEOUT}
@@ -18,6 +18,8 @@ def _params() -> list[object]:
 
 @pytest.mark.parametrize("guest", _params())
 def test_guest_ends_as_the_catalogue_says(guest: catalogue.Guest) -> None:
+    if any(nic.startswith("user") for nic in guest.nic) and (missing := network.why_no_user()):
+        pytest.skip(missing)
     hangs = guest.expect_status == "timeout"
     limit = guest.timeout if hangs else guest.timeout * SLOW
     ended = features.run_pyvmm("run", guest.name, "--timeout", str(limit), stdin=guest.input, timeout=limit + 60)

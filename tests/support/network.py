@@ -65,6 +65,13 @@ class Loop(IoLoop):
         self.until(lambda: False, seconds)
 
 
+def why_no_user() -> str:
+    """Why `user` networks cannot be had here; "" when they can."""
+    from pyvmm.backends.net import passt, slirp_abi
+
+    return "" if slirp_abi.load() is not None or passt.find() else "neither libslirp (Debian: libslirp0) nor passt is installed"
+
+
 @contextmanager
 def running_loop() -> Iterator[Loop]:
     """A Loop, closed at the end."""

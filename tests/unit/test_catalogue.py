@@ -24,6 +24,8 @@ append = a=b  c
 devices = pc-testdev
 devices = isa-debug-exit,iobase=0xf4,iosize=0x4
 disk = 1M
+nic = user,model=e1000
+nic = none
 timeout = 1.5
 input = q\n\x04
 expect_status = 43
@@ -57,6 +59,7 @@ def test_every_key(tmp_path) -> None:
         append="a=b  c",
         devices=("pc-testdev", "isa-debug-exit,iobase=0xf4,iosize=0x4"),
         disk=MIB,
+        nic=("user,model=e1000", "none"),
         timeout=1.5,
         input=b"q\n\x04",
         expect_status=43,

@@ -3,8 +3,9 @@
         .intel_syntax noprefix
 #include "long.inc"
 
-#define VECTOR 0x40                     // as in driver.h
+#define VECTOR 0x40                     // as in virtio.h
 
+        .globl  idt
         IDT
         .data
         .balign 8
