@@ -20,6 +20,7 @@ DEVICES = (
     ("virtio-mmio", f"{layout.VIRTIO_MMIO_MAX} times from {layout.VIRTIO_MMIO:#x}", "virtio.mmio_regs:REGISTERS"),
     ("virtio-blk", "configuration space: at 0x2000 of virtio-pci's BAR, at 0x100 of virtio-mmio", "virtio.blk_regs:REGISTERS"),
     ("virtio-console", "configuration space, likewise", "virtio.console_regs:REGISTERS"),
+    ("virtio-net", "configuration space, likewise", "virtio.net_regs:REGISTERS"),
     ("Intel 82540EM (e1000)", "BAR 0 of function 8086:100e, 128 KiB; what is not listed reads 0", "e1000.regs:REGISTERS"),
     ("Intel 82540EM: I/O window", "BAR 1", "e1000.regs:IO_REGISTERS"),
     ("Firmware configuration (fw_cfg)", f"ports {layout.PORT_FW_CFG:#x}-{layout.PORT_FW_CFG + 11:#x}", "fw_cfg_regs:REGISTERS"),
