@@ -153,3 +153,19 @@ def test_complete_sums_a_plain_frame_from_its_seed() -> None:
     assert frames.complete(left, bytes(12)) == [left]
     assert frames.complete(left, None) == [left]
     assert frames.complete(left, struct.pack("<BBHHHHH", 1, 0, 0, 0, 340, 6, 0)) == []
+
+
+def test_congestion_window_reduced_is_said_once() -> None:
+    """RFC 3168 6.1.2: CWR stands on the first frame alone."""
+    flags = [piece[47] for piece in frames.segment(bytearray(ipv4_tcp(bytes(3500), flags=0x99)), 1000, 54, 14, 34, True, True)]
+    assert flags == [0x90, 0x10, 0x10, 0x19]
+    (one,) = frames.segment(bytearray(ipv4_tcp(bytes(500), flags=0x99)), 1000, 54, 14, 34, True, True)
+    assert one[47] == 0x99
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 1026, 1460, 1461, 1514, 9000, 65535])
+def test_long_frames_have_the_same_checksum(size: int) -> None:
+    for content in (RNG.randbytes(size), b"\xff" * size, bytes(size)):
+        frame = bytearray(content)
+        assert frames.put_checksum(frame, 0, 16)
+        assert int.from_bytes(frame[16:18], "big") == (reference_checksum(content) or 0xFFFF)
