@@ -151,8 +151,9 @@ class Cards:
         if backend.size % logical:
             raise ConfigError(f"-device {config.name},logical_block_size={logical}: {backend.name} is no multiple of it long: leave it out")
         write_cache = config.get("write-cache", "auto")
+        serials = [each.serial for each in self.machine.config.drives if each.id == drive]
         options = BlkOptions(
-            serial=config.get("serial"),
+            serial=config.get("serial") or "".join(serials),
             queues=config.number("num-queues", 1, 1, MAX_QUEUES),
             queue_size=_power(config, "queue-size", 256, 4, MAX_QUEUE_SIZE),
             logical=logical,

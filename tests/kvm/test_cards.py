@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from pyvmm import catalogue, events, machine
-from pyvmm.config import BootConfig, ChardevConfig, Config, DeviceConfig, SerialConfig
+from pyvmm.config import BootConfig, ChardevConfig, Config, DeviceConfig, DriveConfig, SerialConfig
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.errors import ConfigError
 from pyvmm.layout import MIB
@@ -301,3 +301,18 @@ def test_what_is_registered() -> None:
         for name in ("disk", "virtio-rng0", "virtio-blk0", "virtio-rng-rtc", "virtio-rng-disk", "virtio-rng1"):
             assert one.devices[f"{name}-core"].device is one.devices[name]
             assert one.devices[f"{name}-card"].core is one.devices[f"{name}-core"]
+
+
+def test_a_drives_serial_is_its_cards_unless_the_card_has_one() -> None:
+    for own, shown in (({}, b'id is "OF-DRIVE"'), ({"serial": "OF-CARD"}, b'id is "OF-CARD"')):
+        console = vm.Collector()
+        config = Config(
+            boot=BootConfig(kernel=GUESTS["virtio-blk"].file, cmdline="irq"),
+            memory=32 * MIB,
+            serials=(SerialConfig(kind="null"),),
+            drives=(DriveConfig(id="d", format="scratch", size=MIB, interface="none", serial="OF-DRIVE"),),
+            devices=(vm.DEBUG_EXIT, device("virtio-blk-pci", drive="d", **own)),
+        )
+        with Machine(config, [console], drives={"d": FakeDisk()}) as machine:
+            machine.run(timeout=60)
+        assert shown in console.output, console.output
