@@ -79,7 +79,8 @@ def cache_dir() -> Path:
 
 def require(programs: Mapping[str, str]) -> dict[str, str]:
     """The paths of `programs` (program or file -> Debian package), or one error naming all that is missing."""
-    found = {name: shutil.which(name) or (name if Path(name).is_file() else "") for name in programs}
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))  # a user's PATH has no mke2fs
+    found = {name: shutil.which(name, path=path) or (name if Path(name).is_file() else "") for name in programs}
     missing = sorted({programs[name] for name, path in found.items() if not path})
     if missing:
         raise DebianError(f"missing: apt-get install --no-install-recommends {' '.join(missing)}")
