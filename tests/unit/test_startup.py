@@ -55,3 +55,22 @@ def test_heavy_modules_stay_off_the_way_to_a_disk(tmp_path: Path) -> None:
     found = loaded(DISKS, str(tmp_path / "disk"))
     assert "pyvmm.backends.block.overlay" in found
     assert not sorted(found & set(HEAVY))
+
+
+# Both network cards, a wire between them, and what the command line says of them
+CARDS = """
+import sys
+before = set(sys.modules)
+from pyvmm.cli.options import Options
+from pyvmm.backends.net.backend import open_netdevs
+open_netdevs(Options(["hello", "-nic", f"hubport,hubid={sys.argv[1]}"]).config.netdevs)
+import pyvmm.nics, pyvmm.cards, pyvmm.devices.virtio.net, pyvmm.devices.virtio.pci, pyvmm.devices.e1000.card
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_heavy_modules_stay_off_the_way_to_a_network() -> None:
+    found = loaded(CARDS, "0")
+    assert "pyvmm.backends.net.hub" in found
+    assert not sorted(found & set(HEAVY))
+    assert not [name for name in found if "trace" in name], "who does not ask for a trace loads none"
