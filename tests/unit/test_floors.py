@@ -14,20 +14,20 @@ GROUND, KERNEL, MACHINE_SIDE, DEVICES, LOOP, MACHINE, OBSERVE, CLI = range(8)
 # room (longest prefix wins) -> floor
 FLOORS = {
     "errors": GROUND, "record": GROUND, "layout": GROUND, "config": GROUND, "events": GROUND, "csignal": GROUND, "": GROUND,
-    "threads": GROUND, "kvm.native": GROUND,
+    "threads": GROUND, "kvm.native": GROUND, "net": GROUND,
     "kvm": KERNEL,
     "memory": MACHINE_SIDE, "bus": MACHINE_SIDE, "irq": MACHINE_SIDE, "ioloop": MACHINE_SIDE, "iothread": MACHINE_SIDE,
     "workers": MACHINE_SIDE,
     "backends": DEVICES, "devices": DEVICES, "boot": DEVICES, "catalogue": DEVICES,
     "runloop": LOOP, "exits": LOOP, "cpuid": LOOP, "cpu_models": LOOP,
-    "machine": MACHINE, "poweron": MACHINE, "board": MACHINE, "cards": MACHINE, "coalesce": MACHINE,
+    "machine": MACHINE, "poweron": MACHINE, "board": MACHINE, "cards": MACHINE, "nics": MACHINE, "coalesce": MACHINE,
     "observe": OBSERVE, "hostcheck": OBSERVE, "probes": OBSERVE,
     "status": CLI, "cli": CLI, "__main__": CLI,
 }  # fmt: skip
 # Rooms that must run without /dev/kvm: they know no descriptor.
 NO_KVM = (
     "devices", "bus", "memory", "irq", "ioloop", "iothread", "workers", "boot", "backends", "errors", "record", "layout", "config",
-    "events", "catalogue",
+    "events", "catalogue", "net",
 )  # fmt: skip
 
 
