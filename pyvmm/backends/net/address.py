@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from pyvmm.errors import ConfigError
+from pyvmm.backends.net.backend import complain
 from pyvmm.record import FrozenRecord
 
 TYPE_CHECKING = False
@@ -19,11 +19,6 @@ class Address(FrozenRecord):
     address: object
     text: str
     path: str = ""
-
-
-def complain(config: NetConfig, text: str) -> ConfigError:
-    """The error for one netdev."""
-    return ConfigError(f"-netdev {config.kind},id={config.id}: {text}")
 
 
 def from_options(config: NetConfig, prefix: str = "addr") -> Address:

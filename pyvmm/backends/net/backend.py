@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from time import monotonic_ns
 
+from pyvmm.errors import ConfigError
 from pyvmm.record import Record
 
 TYPE_CHECKING = False
@@ -206,6 +207,11 @@ class DescriptorWire(Wire):
     def _unwatch(self) -> None:
         if self._loop is not None and self.fd >= 0:
             self._loop.remove_reader(self.fd)
+
+
+def complain(config: NetConfig, text: str) -> ConfigError:
+    """The error for one netdev."""
+    return ConfigError(f"-netdev {config.kind},id={config.id}: {text}")
 
 
 def open_netdevs(configs: Iterable[NetConfig]) -> dict[str, NetBackend]:

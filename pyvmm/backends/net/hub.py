@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from time import monotonic_ns
 
-from pyvmm.backends.net.address import complain
-from pyvmm.backends.net.backend import BUDGET, Wire
+from pyvmm.backends.net.backend import BUDGET, Wire, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 
-from pyvmm.backends.net.address import complain
+from pyvmm.backends.net.backend import complain
 from pyvmm.backends.net.stream import StreamWire
 from pyvmm.backends.net.user import dotted
 from pyvmm.backends.stderr import one_line

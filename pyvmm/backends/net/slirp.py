@@ -18,8 +18,7 @@ import select
 from time import monotonic_ns
 
 from pyvmm.backends.net import slirp_abi as abi
-from pyvmm.backends.net.address import complain
-from pyvmm.backends.net.backend import BUDGET, MAX_FRAME, MIN_FRAME, Wire
+from pyvmm.backends.net.backend import BUDGET, MAX_FRAME, MIN_FRAME, Wire, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import select
 import socket
 from time import monotonic_ns
 
-from pyvmm.backends.net.address import Address, complain, from_options, from_text, inherited
-from pyvmm.backends.net.backend import BUDGET, DescriptorWire
+from pyvmm.backends.net.address import Address, from_options, from_text, inherited
+from pyvmm.backends.net.backend import BUDGET, DescriptorWire, complain
 from pyvmm.backends.stderr import say
 from pyvmm.backends.unix import remove_stale
 

@@ -12,8 +12,7 @@ import os
 import struct
 from fcntl import ioctl
 
-from pyvmm.backends.net.address import complain
-from pyvmm.backends.net.backend import BUDGET, CSUM, ECN, HEADER, MAX_FRAME, TSO4, TSO6, DescriptorWire
+from pyvmm.backends.net.backend import BUDGET, CSUM, ECN, HEADER, MAX_FRAME, TSO4, TSO6, DescriptorWire, complain
 from pyvmm.backends.net.pcap import with_checksum
 from pyvmm.backends.stderr import say
 

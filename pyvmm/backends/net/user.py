@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 
-from pyvmm.backends.net.address import complain
+from pyvmm.backends.net.backend import complain
 from pyvmm.record import FrozenRecord
 
 TYPE_CHECKING = False
