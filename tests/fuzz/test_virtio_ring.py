@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from pyvmm import memory as memory_module
-from pyvmm.devices.virtio import core
+from pyvmm.devices.virtio import core, net_trace
 from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.core import DRIVER_OK, NEEDS_RESET, VERSION_1
@@ -192,10 +192,16 @@ class NetSubject(Subject):
     def __init__(self, loop: FakeLoop) -> None:
         self.wire = FakeWire(offload=True)
         self.device: VirtioNet = VirtioNet("net", loop, self.wire, MAC, NetOptions(rx_size=16, tx_size=16))
+        self.untrace: Callable[[], None] | None = None
+
+    def told(self, text: str) -> None:
+        assert len(text) < 5000, "a tracer's line"
 
     def busy(self, rng: random.Random) -> None:
         device = self.device
         self.wire.offload = rng.random() < 0.5
+        if rng.random() < 0.05:
+            self.untrace = self.untrace() if self.untrace else net_trace.attach(device, self.told)
         if rng.random() < 0.05:
             rng.choice((device.set_link, device.link_changed))(rng.random() < 0.7)
             device.announce()

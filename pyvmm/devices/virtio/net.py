@@ -236,7 +236,7 @@ class VirtioNet(VirtioDevice):
 
     def _receive(self, frame: Frame, header: Frame) -> bool:
         self._offered, self._header, self._taken = frame, header, True
-        self.signals.serve(RX)
+        self.signals.serve(RX)  # from a hub on a vCPU's thread, too: the machine lock keeps them apart
         if self._offered is not None:  # nobody there, or the driver has just broken the ring
             self._offered = None
             self.counts.rx_dropped += 1

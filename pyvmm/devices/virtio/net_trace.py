@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from pyvmm.devices.virtio.net import CONTROL, HEADER, RX, TX
+from pyvmm.devices.virtio.net import CONTROL, HEADER, MAX_FRAME, RX, TX
 from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_WRITE
 from pyvmm.net.words import checks, offload, summary
 
@@ -59,9 +59,10 @@ def attach(device: VirtioNet, say: Callable[[str], None]) -> Callable[[], None]:
 
     def traced_send(chain: Chain) -> int:
         pieces.clear()
-        data = b"".join(chain.readable)
         before = device.counts.tx_dropped
-        say(f"{name} tx {len(data)} bytes, header: {offload(data)}; {summary(data[HEADER:])}")
+        if chain.readable_length <= HEADER + MAX_FRAME:
+            data = b"".join(chain.readable)
+            say(f"{name} tx {len(data)} bytes, header: {offload(data)}; {summary(data[HEADER:])}")
         work = send(chain)
         if device.counts.tx_dropped != before:
             say(f"{name} tx dropped: {'no link' if not device.link else 'impossible length or header'}")
