@@ -42,8 +42,8 @@ def rsdp_address(config: Config) -> int:
 def command_line(config: Config) -> str:
     """Linux's command line: the user's, and without ACPI where the virtio-mmio transports are, as QEMU's microvm says it.
 
-    The driver's parameter works built in and, through modprobe, as a module (Documentation/admin-guide/kernel-parameters.txt,
-    virtio_mmio.device=); other kernels ignore it. A user who names transports himself is left alone.
+    For kernels with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES (Documentation/admin-guide/kernel-parameters.txt, virtio_mmio.device=), which
+    Debian's have not; others ignore it. A user who names transports himself is left alone.
     """
     given = config.boot.cmdline
     if config.acpi or "virtio_mmio.device=" in given:
