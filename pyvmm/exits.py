@@ -40,8 +40,8 @@ _OTHER_NAMES = {
     40: "KVM_EXIT_TDX",
 }
 
-# (name, struct code, offset) of the plain fields
-_LAYOUTS: dict[int, tuple[tuple[str, str, int], ...]] = {
+# exit reason -> (name, struct code, offset in the run page) of its plain fields
+LAYOUTS: dict[int, tuple[tuple[str, str, int], ...]] = {
     uapi.KVM_EXIT_UNKNOWN: (("hardware_exit_reason", "Q", 0x20),),
     uapi.KVM_EXIT_EXCEPTION: (("exception", "I", 0x20), ("error_code", "I", 0x24)),
     uapi.KVM_EXIT_IO: (
@@ -161,7 +161,7 @@ def decode(page: memoryview) -> Exit:
     """The exit that the run page (bytes) holds. Never fails on a page of KVM's; copies what it needs."""
     (number,) = unpack_from("<I", page, structs.RUN_EXIT_REASON)
     fields: Fields = {}
-    for name, code, offset in _LAYOUTS.get(number, ()):
+    for name, code, offset in LAYOUTS.get(number, ()):
         values = unpack_from("<" + code, page, offset)
         fields[name] = values if len(values) > 1 else values[0]
     extra = _EXTRAS.get(number)
@@ -201,7 +201,7 @@ _EXTRAS: dict[int, Callable[[memoryview, Fields], bytes]] = {
     uapi.KVM_EXIT_INTERNAL_ERROR: _internal,
     uapi.KVM_EXIT_SYSTEM_EVENT: _system_event,
 }
-assert all(offset + calcsize(code) <= _UNION + 256 for layout in _LAYOUTS.values() for _, code, offset in layout)
+assert all(offset + calcsize(code) <= _UNION + 256 for layout in LAYOUTS.values() for _, code, offset in layout)
 
 
 # --- sentences -----------------------------------------------------------------------------------------------------------

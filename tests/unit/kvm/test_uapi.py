@@ -94,7 +94,7 @@ def _program() -> str:
                 )
     places = {*RUN_PAGE.values(), *RUN_UNION.values(), *RUN_MMIO.values()}
     for number, (member, names) in MEMBERS.items():
-        places |= {f"{member}.{names.get(field, field)}" for field, _, _ in exits._LAYOUTS[number]}
+        places |= {f"{member}.{names.get(field, field)}" for field, _, _ in exits.LAYOUTS[number]}
     places |= {"emulation_failure.insn_size", "emulation_failure.insn_bytes", "internal.data", "system_event.data"}
     for place in sorted(places):
         lines.append(f'printf("r {place} %zu\\n", offsetof(struct kvm_run, {place}));')
@@ -152,9 +152,9 @@ def test_run_page_offsets(header: dict[str, dict[str, list[int]]]) -> None:
 
 def test_exit_layouts_are_the_headers(header: dict[str, dict[str, list[int]]]) -> None:
     for number, (member, names) in MEMBERS.items():
-        for field, _, offset in exits._LAYOUTS[number]:
+        for field, _, offset in exits.LAYOUTS[number]:
             assert header["r"][f"{member}.{names.get(field, field)}"] == [offset], (exits.exit_name(number), field)
-    assert set(exits._LAYOUTS) - set(MEMBERS) == {uapi.KVM_EXIT_MEMORY_FAULT}
+    assert set(exits.LAYOUTS) - set(MEMBERS) == {uapi.KVM_EXIT_MEMORY_FAULT}
     assert header["r"]["emulation_failure.insn_size"] == [0x30]
     assert header["r"]["emulation_failure.insn_bytes"] == [0x31]
     assert header["r"]["internal.data"] == header["r"]["system_event.data"] == [structs.RUN_UNION + 8]
