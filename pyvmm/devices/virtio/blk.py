@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 from struct import pack_into
-from time import monotonic_ns, sleep
+from time import monotonic_ns, sleep, thread_time_ns
 
 from pyvmm.backends.stderr import say
 from pyvmm.devices.virtio.blk_request import (
@@ -66,8 +66,9 @@ _ZERO_SECTORS = (128 << 20) // SECTOR  # a backend may have to write them
 _ALIGNMENT = 4096  # what file systems give back
 _BATCH = 16  # completions per interrupt while more requests wait
 _TURN = 256  # requests of one queue before the others get their turn
-_SLOW_NS = 100_000  # writes and flushes that lately took longer than this count as waiting for the host
-_QUICK_NS = 50_000  # reads quicker than this wait for no disk, where the host's file system cannot say so itself (tmpfs, 9p)
+# Waiting is the time that passed without the thread computing: copying 1 MiB takes long as well, but no other thread would be quicker.
+_SLOW_NS = 100_000  # writes and flushes that lately waited longer than this wait for the host's disk
+_QUICK_NS = 50_000  # reads that wait less wait for no disk, where the host's file system cannot say so itself (tmpfs, 9p)
 _DEEP = 32  # requests handed to workers after one was found waiting behind another
 _QUIET_NS = 10 * 10**9  # between two messages about the same kind of error
 _POLL = 0.0005  # seconds
@@ -156,7 +157,7 @@ class VirtioBlk(VirtioDevice):
         self._config = self._make_config(options)
         self._lanes: list[_Lane | None] = [None] * options.queues
         self._through = False  # each write is flushed before it is acknowledged
-        self._write_ns = self._flush_ns = self._read_ns = 0  # what these lately took, a moving average
+        self._write_ns = self._flush_ns = self._read_ns = 0  # how long these lately waited, a moving average
         self._knows_cache = False  # try_read has succeeded: where it does not, the host would wait
         self._told: dict[tuple[str, int], list[int]] = {}  # (operation, errno) -> [when last told, how many since]
         self._told_lock = Lock()
@@ -351,21 +352,20 @@ class VirtioBlk(VirtioDevice):
     def _execute(self, lane: _Lane, request: Request) -> int:
         """Does what the request says, waiting for the host. Returns the status byte."""
         backend, kind = self.backend, request.kind
+        begun = monotonic_ns() - thread_time_ns()
         try:
             if kind == IN:
-                begun = monotonic_ns()
                 backend.read(request.offset, request.views)
-                self._read_ns = _average(self._read_ns, monotonic_ns() - begun)
+                self._read_ns = _average(self._read_ns, monotonic_ns() - thread_time_ns() - begun)
             elif kind == OUT:
-                begun = monotonic_ns()
                 backend.write(request.offset, request.views)
                 if self._through:
                     backend.flush()
-                self._write_ns = _average(self._write_ns, monotonic_ns() - begun)
+                self._write_ns = _average(self._write_ns, monotonic_ns() - thread_time_ns() - begun)
             elif kind == FLUSH:
-                begun = monotonic_ns()
                 backend.flush()
-                self._flush_ns += (monotonic_ns() - begun - self._flush_ns) >> 3
+                waited = monotonic_ns() - thread_time_ns() - begun
+                self._flush_ns = max(self._flush_ns + (waited - self._flush_ns >> 3), 1)  # 0 is for not yet known
             elif kind == GET_ID:
                 _fill(request.views, self._id[: request.length])
             else:

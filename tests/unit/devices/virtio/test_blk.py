@@ -247,6 +247,25 @@ def test_where_nobody_tells_what_is_cached_the_time_does(rig: Rig, disk: FakeDis
     assert disk.threads == {threading.get_ident()}
 
 
+@pytest.mark.parametrize("kind", [kinds.IN, kinds.OUT])
+@pytest.mark.parametrize("computing", [True, False])
+def test_copying_for_long_is_not_waiting(rig: Rig, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch, kind: int, computing: bool) -> None:
+    passed = 0
+
+    def work(operation: str) -> None:
+        nonlocal passed
+        passed += 5_000_000
+
+    monkeypatch.setattr(module, "monotonic_ns", lambda: passed)
+    monkeypatch.setattr(module, "thread_time_ns", lambda: passed if computing else 0)
+    disk.before = work
+    for sector in range(6):
+        rig.ask(kind, sector, bytes(512) if kind == kinds.OUT else 512)
+    rig.serve()
+    rig.answers(6)
+    assert (disk.threads == {threading.get_ident()}) == computing
+
+
 def test_a_read_that_had_to_wait_behind_another_sends_the_next_to_workers(rig: Rig, disk: FakeDisk) -> None:
     slow(rig)
     disk.before = lambda operation: (setattr(disk, "before", lambda operation: None), rig.ask(kinds.IN, 1, 512))  # type: ignore[assignment]
