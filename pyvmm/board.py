@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic_ns, time_ns
+from time import time_ns
 
 from pyvmm import layout
 from pyvmm.coalesce import CoalescedSerial
@@ -37,7 +37,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     Raises:
         ConfigError: a ``-device`` has a bad option, or two devices want the same ports.
     """
-    config, lines, stop, loop = machine.config, machine.lines, machine.request_stop, machine.loop
+    config, lines, stop, loop, clock = machine.config, machine.lines, machine.request_stop, machine.loop, machine.clock
 
     def port(base: int, length: int, device: Any, width: int = 4) -> Mapping:
         machine.devices[device.name] = device
@@ -50,10 +50,11 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         mapping = port(layout.SERIAL_PORTS[index], 8, serial, width=1)
         console.attach(loop, serial)
         if index == 0 and config.coalesce:
-            machine.at_end.append(CoalescedSerial(machine, mapping, serial).stop)
-    pm = AcpiPm(lines.source(layout.IRQ_SCI), stop, monotonic_ns, loop.make_timer, machine.suspend, machine.wake)
+            machine.coalesced = CoalescedSerial(machine, mapping, serial)
+            machine.at_end.append(machine.coalesced.stop)
+    pm = AcpiPm(lines.source(layout.IRQ_SCI), stop, clock, clock.make_timer, machine.suspend, machine.wake)
     port(layout.PORT_ACPI_PM, PM_LENGTH, pm)
-    rtc = Rtc(lines.source(layout.IRQ_RTC), time_ns, monotonic_ns, loop.make_timer, config.memory, config.smp, pm.rtc_alarm)
+    rtc = Rtc(lines.source(layout.IRQ_RTC), time_ns, clock, clock.make_timer, config.memory, config.smp, pm.rtc_alarm)
     port(layout.PORT_CMOS, 2, rtc, width=1)
     keyboard = I8042(lines.source(layout.IRQ_KEYBOARD), stop)
     port(layout.PORT_I8042_DATA, 1, keyboard, width=1)

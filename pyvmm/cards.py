@@ -10,7 +10,7 @@ NAME-card the transport itself (VirtioPci or VirtioMmio). Of an e1000 NAME is th
 from __future__ import annotations
 
 import os
-from time import monotonic, monotonic_ns
+from time import monotonic
 
 from pyvmm import layout
 from pyvmm.errors import ConfigError
@@ -170,10 +170,10 @@ class Cards:
     def _rng(self, name: str, config: DeviceConfig) -> VirtioDevice:
         from pyvmm.devices.virtio.rng import VirtioRng
 
-        loop = self.machine.loop
+        clock = self.machine.clock
         limit = config.number("max-bytes", 0, 1, (1 << 63) - 1) or None
         period = config.number("period", 65536, 1, 1 << 31)  # milliseconds
-        return VirtioRng(name, loop, monotonic_ns, loop.make_timer, limit, period * 1_000_000)
+        return VirtioRng(name, self.machine.loop, clock, clock.make_timer, limit, period * 1_000_000)
 
     def _serial(self, name: str, index: int) -> VirtioDevice:
         from pyvmm.devices.virtio.console import VirtioConsole

@@ -191,6 +191,49 @@ class IoLoop:
             timer.expire(deadline)
 
 
+class GuestClock:
+    """The clock of what the guest can see of time in user space. It can be set, so that time goes on where a snapshot left it.
+
+    Call it for nanoseconds. Timers made here take deadlines of this clock; who sets ``offset`` has the devices arm theirs anew.
+
+    Args:
+        loop: where the timers run.
+
+    Attributes:
+        offset: nanoseconds that this clock is ahead of the host's monotonic one.
+    """
+
+    def __init__(self, loop: IoLoop) -> None:
+        self._loop = loop
+        self.offset = 0
+
+    def __call__(self) -> int:
+        return monotonic_ns() + self.offset
+
+    def set(self, now: int) -> None:
+        """Has it be ``now``."""
+        self.offset = now - monotonic_ns()
+
+    def make_timer(self, callback: Callable[[], None]) -> GuestTimer:
+        """A disarmed timer."""
+        return GuestTimer(self, self._loop.make_timer(callback))
+
+
+class GuestTimer:
+    """A one-shot alarm (``devices.device.Timer``) by the guest's clock."""
+
+    __slots__ = ("_clock", "_timer", "cancel")
+
+    def __init__(self, clock: GuestClock, timer: LoopTimer) -> None:
+        self._clock = clock
+        self._timer = timer
+        self.cancel = timer.cancel
+
+    def arm(self, deadline_ns: int) -> None:
+        """(Re-)arms for ``deadline_ns`` on the guest's clock; from any thread that holds the machine lock."""
+        self._timer.arm(deadline_ns - self._clock.offset)
+
+
 def _empty(pipe: int) -> None:
     try:
         os.read(pipe, 4096)

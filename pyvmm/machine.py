@@ -17,7 +17,7 @@ from pyvmm.bus import Bus
 from pyvmm.csignal import signal
 from pyvmm.errors import ConfigError, HostError, KvmError, PyvmmError
 from pyvmm.events import StopReason
-from pyvmm.ioloop import IoLoop
+from pyvmm.ioloop import GuestClock, IoLoop
 from pyvmm.irq import IrqLines
 from pyvmm.kvm import structs, uapi
 from pyvmm.kvm.system import Kvm
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.net.backend import NetBackend
     from pyvmm.boot.plan import BootPlan
     from pyvmm.cards import Cards
+    from pyvmm.coalesce import CoalescedSerial
     from pyvmm.config import Config
     from pyvmm.devices.pci.bus import PciBus
     from pyvmm.kvm.vcpu import Vcpu
@@ -108,6 +109,7 @@ class Machine:
         self.devices: dict[str, Any] = {}
         self.pci: PciBus  # made by populate
         self.cards: Cards | None = None  # likewise; None for a machine without
+        self.coalesced: CoalescedSerial | None = None  # likewise
         self.at_end: list[Callable[[], None]] = []  # called once when the run has ended, machine lock held
         self.vcpus: list[Vcpu] = []
         self.runloops: list[RunLoop] = []
@@ -117,6 +119,8 @@ class Machine:
             self.vm: Vm = self.own(self.kvm.create_vm())
             self.lines = IrqLines(self.vm.irq_line)
             self.loop: IoLoop = self.own(IoLoop(self.lock))
+            self.clock = GuestClock(self.loop)
+            self.clock.offset = 0 if sleeper is None else sleeper.clock.offset
             self._build_kernel_side()
             from pyvmm.board import populate
 

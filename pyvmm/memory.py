@@ -13,6 +13,7 @@ import struct
 from pyvmm.errors import ConfigError, GuestFault, HostError
 from pyvmm.kvm import native
 from pyvmm.layout import PAGE, RAM_MIN, ram_regions
+from pyvmm.threads import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +85,21 @@ class GuestMemory:
                 return region.view[start : start + length]
         raise GuestFault(gpa, length)
 
+    # --- a record of what user space writes ---------------------------------------------------------------------------
+    @property
+    def tracked(self) -> bool:
+        """Whether ``track`` is in force."""
+        return "view" in self.__dict__
+
+    def track(self) -> WrittenPages:
+        """Records the pages of every view given out from now on, until ``WrittenPages.close``; it costs nothing before and after.
+
+        Views from before are not in it, nor is what is written later through an old view: whoever keeps one says so (rings).
+        """
+        record = WrittenPages(self)
+        self.view = record.view  # type: ignore[method-assign]  # this object's, before the class's
+        return record
+
     def read(self, gpa: int, length: int) -> bytes:
         """A copy of ``length`` bytes at ``gpa``. Raises GuestFault outside RAM, before anything is allocated."""
         return bytes(self.view(gpa, length))
@@ -119,6 +135,38 @@ class GuestMemory:
     def contains(self, gpa: int, length: int) -> bool:
         """Whether the whole range is RAM."""
         return any(region.gpa <= gpa and gpa + length <= region.end for region in self.regions)
+
+
+class WrittenPages:
+    """Which pages may have been written through ``GuestMemory.view``; made by ``GuestMemory.track``."""
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+        self._view = memory.view
+        self._pages: set[int] = set()
+        self._lock = Lock()  # I/O threads add while the machine takes
+
+    def view(self, gpa: int, length: int) -> memoryview:
+        """``GuestMemory.view``, noting the pages."""
+        view = self._view(gpa, length)
+        if length:
+            first, last = gpa // PAGE, (gpa + length - 1) // PAGE
+            with self._lock:
+                if first == last:
+                    self._pages.add(first)
+                else:
+                    self._pages.update(range(first, last + 1))
+        return view
+
+    def take(self) -> set[int]:
+        """Page numbers (gpa / 4096) since the last call."""
+        with self._lock:
+            pages, self._pages = self._pages, set()
+        return pages
+
+    def close(self) -> None:
+        """Ends the record."""
+        self._memory.__dict__.pop("view", None)
 
 
 def host_memory() -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic_ns
-
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -39,9 +37,9 @@ class Nics:
         """An 82540EM, not yet plugged in anywhere. Raises ConfigError."""
         from pyvmm.devices.e1000.card import E1000
 
-        machine, loop = self.machine, self.machine.loop
+        machine, clock = self.machine, self.machine.clock
         backend, mac = self._backend(config), self._mac(config)
-        card = E1000(name, machine.memory, backend, mac, loop.make_timer, monotonic_ns)
+        card = E1000(name, machine.memory, backend, mac, clock.make_timer, clock)
         self.cards[name] = card
         return card
 

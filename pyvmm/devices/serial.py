@@ -209,10 +209,11 @@ class Serial:
         self._update_modem()
 
     def restored(self) -> None:
-        """After the state was assigned from outside: recomputes what follows from it."""
+        """After the state was assigned from outside: recomputes what follows from it. Input that was refused may come now."""
         self._mode_changed()
         self._set_trigger()
         self._update_irq()
+        self._offer_room()
 
     # --- registers with side effects ---------------------------------------------------------------------------------
     def _read_lsr(self) -> int:

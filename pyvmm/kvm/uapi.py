@@ -144,6 +144,7 @@ KVM_CAP_SET_GUEST_DEBUG2 = 195
 KVM_CAP_BINARY_STATS_FD = 203
 KVM_CAP_EXIT_ON_EMULATION_FAILURE = 204
 KVM_CAP_XSAVE2 = 208
+KVM_CAP_SREGS2 = 200
 
 # --- exit reasons ------------------------------------------------------------------------------------------------------
 KVM_EXIT_UNKNOWN = 0

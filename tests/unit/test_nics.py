@@ -11,6 +11,7 @@ from pyvmm.backends.net.backend import Wire
 from pyvmm.config import DeviceConfig
 from pyvmm.devices.virtio import net_features as f
 from pyvmm.errors import ConfigError
+from pyvmm.ioloop import GuestClock
 from pyvmm.memory import GuestMemory
 from pyvmm.nics import Nics
 from tests.support.fakes import FakeTime
@@ -21,7 +22,8 @@ from tests.support.ring import FakeLoop
 def nics(*wires: Wire) -> Nics:
     loop: Any = FakeLoop()
     loop.make_timer = FakeTime().make_timer
-    machine: Any = SimpleNamespace(memory=GuestMemory(1 << 20), loop=loop, netdevs={wire.name: wire for wire in wires})
+    clock = GuestClock(loop)
+    machine: Any = SimpleNamespace(memory=GuestMemory(1 << 20), loop=loop, clock=clock, netdevs={wire.name: wire for wire in wires})
     return Nics(machine)
 
 

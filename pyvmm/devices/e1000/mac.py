@@ -86,6 +86,7 @@ class MacState(Record):
         eeprom, phy, transmit: of these parts.
         raised: when the interrupt line rose last, for ITR.
         dma: the PCI function may access memory.
+        level: of the interrupt line.
     """
 
     regs: dict[int, int]
@@ -95,6 +96,7 @@ class MacState(Record):
     transmit: TransmitState
     raised: int = 0
     dma: bool = False
+    level: int = 0
 
 
 class Mac:
@@ -317,6 +319,7 @@ class Mac:
             transmit=self.transmitter.state,
             raised=self.interrupts.last,
             dma=self.dma,
+            level=self.interrupts.level,
         )
 
     @state.setter
@@ -326,12 +329,19 @@ class Mac:
         self.stats.counts.clear()
         self.stats.counts.update(state.counts)
         self.eeprom.state, self.phy.state, self.transmitter.state = state.eeprom, state.phy, state.transmit
-        self.interrupts.last, self.dma = state.raised, state.dma
+        self.interrupts.last, self.interrupts.level, self.dma = state.raised, state.level, state.dma
+
+    def lasting(self) -> list[tuple[int, int]]:
+        """(gpa, length) of guest memory that is written without a fresh ``memory.view``: the rings."""
+        regs = self.regs
+        rings = ((self.receiver.ring, RDBAL, RDBAH), (self.transmitter.ring, TDBAL, TDBAH))
+        return [(regs[low] | regs[high] << 32, ring.nbytes) for ring, low, high in rings if ring is not None]
 
     def restored(self) -> None:
         """After ``state`` was assigned: filter, rings, line and timers follow. A transmit ring goes on at its head."""
         self.filters.configure()
         self.phy.set_carrier(self.phy.carrier)  # the cable may not be where it was; configures the receiver as well
+        self.interrupts.drive(self.interrupts.level)
         self.interrupts.restored()
         self.configure_transmitter()
 

@@ -81,7 +81,7 @@ class Receiver:
         post: Callable[[int], None],
     ) -> None:
         self.regs = regs
-        self.view = memory.view
+        self.memory = memory
         self.filters = filters
         self.stats = stats
         self.post = post
@@ -109,7 +109,7 @@ class Receiver:
         self.ring = None
         if on and regs[RDLEN]:
             try:
-                self.ring = self.view(regs[RDBAL] | regs[RDBAH] << 32, regs[RDLEN]).cast("Q")
+                self.ring = self.memory.view(regs[RDBAL] | regs[RDBAH] << 32, regs[RDLEN]).cast("Q")
             except GuestFault:
                 pass  # no ring in RAM: no buffers
         self.retry()
@@ -231,7 +231,7 @@ class Receiver:
         size = len(data)
         if size <= self.size and address:
             try:
-                self.view(address, size)[:] = data
+                self.memory.view(address, size)[:] = data
             except GuestFault:
                 pass  # the buffer is not RAM: what is written there is lost
             ring[2 * head + 1] = size | high
@@ -268,7 +268,7 @@ class Receiver:
             part = data[at : at + size]
             at += size
             try:
-                self.view(address, len(part))[:] = part
+                self.memory.view(address, len(part))[:] = part
             except GuestFault:
                 pass
             ring[2 * index + 1] = len(part) | (high if at >= len(data) else DD << _STATUS_SHIFT)

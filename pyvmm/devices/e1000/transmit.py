@@ -91,7 +91,7 @@ class Transmitter:
         clock: Clock,
     ) -> None:
         self.regs = regs
-        self.view = memory.view
+        self.memory = memory
         self.stats = stats
         self.post = post
         self.emit = emit
@@ -109,7 +109,7 @@ class Transmitter:
         self.ring = None
         if dma and regs[TCTL] & TCTL_EN and regs[TDLEN]:
             try:
-                self.ring = self.view(regs[TDBAL] | regs[TDBAH] << 32, regs[TDLEN]).cast("Q")
+                self.ring = self.memory.view(regs[TDBAL] | regs[TDBAH] << 32, regs[TDLEN]).cast("Q")
             except GuestFault:
                 return  # no ring in RAM: nothing is sent
             self.run()
@@ -179,7 +179,7 @@ class Transmitter:
             frame = state.frame
             if len(frame) + length <= MAX_GATHER:
                 try:
-                    frame += self.view(low, length)
+                    frame += self.memory.view(low, length)
                 except GuestFault:
                     state.spoiled = True
             else:

@@ -60,7 +60,7 @@ class PciBus:
         self.state = PciBusState()
         self.functions: dict[int, PciFunction] = {}
         self._ports, self._mmio = ports, mmio
-        self._reset_control = reset_control
+        self.reset_control = reset_control
         self._make_intx = make_intx
         self._ram = list(ram)
 
@@ -140,7 +140,7 @@ class PciBus:
         if (offset, size) == (0, 4):
             return self.state.address & ADDRESS_BITS
         if (offset, size) == (1, 1):
-            return self._reset_control.read(0, 1)
+            return self.reset_control.read(0, 1)
         if offset + size > 4:  # unaligned, over the end of the address register
             return sum(self.read(offset + at, 1) << 8 * at for at in range(size))
         return (1 << 8 * size) - 1
@@ -153,7 +153,7 @@ class PciBus:
         elif (offset, size) == (0, 4):
             self.state.address = value
         elif (offset, size) == (1, 1):
-            self._reset_control.write(0, 1, value)
+            self.reset_control.write(0, 1, value)
         elif offset + size > 4:
             for at in range(4 - offset, size):  # what comes before is nobody's
                 self.write(offset + at, 1, value >> 8 * at & 0xFF)
@@ -161,7 +161,7 @@ class PciBus:
     def reset(self) -> None:
         """The bus's reset line: no function decodes or interrupts any more."""
         self.state.address = 0
-        self._reset_control.reset()
+        self.reset_control.reset()
         for function in self.functions.values():
             function.reset()
 

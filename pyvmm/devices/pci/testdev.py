@@ -134,6 +134,7 @@ class _View:
 
     @property
     def state(self) -> TestdevState:
+        self.card._collect()
         return self.card.test
 
     @state.setter
@@ -151,6 +152,14 @@ class _View:
 
     def reset(self) -> None:
         self.card.reset()
+
+    def restored(self) -> None:
+        """After the state was assigned from outside: the doorbell follows; what it counted since is nothing."""
+        count, self.card.test.count = self.card.test.count, 0
+        self.card._unring()
+        self.card.test.count = count
+        if self.card.test.current != NONE:
+            self.card._ring(self.card._places[self.card.test.current // len(TESTS)])
 
 
 def _offset(current: int) -> int:

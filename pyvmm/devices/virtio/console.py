@@ -25,10 +25,16 @@ _TURN = 256  # requests, likewise
 
 
 class ConsoleState(Record):
-    """Fields: columns, rows: of the terminal; 0 when nobody knows."""
+    """What a snapshot holds of a console port.
+
+    Fields:
+        columns, rows: of the terminal; 0 when nobody knows.
+        printed: bytes of the driver's oldest request that are printed already.
+    """
 
     columns: int = 0
     rows: int = 0
+    printed: int = 0
 
 
 class VirtioConsole(VirtioDevice):
@@ -80,6 +86,7 @@ class VirtioConsole(VirtioDevice):
     def stop(self, index: int | None) -> None:
         if index != RX:
             self._head, self._views = -1, []
+            self.state.printed = 0
 
     # --- on the loop -------------------------------------------------------------------------------------------------
     def serve(self, index: int) -> None:
@@ -139,11 +146,12 @@ class VirtioConsole(VirtioDevice):
                         continue
                     if chain.faulty:
                         raise QueueError(chain.faulty)
-                    self._head, self._views = chain.head, chain.readable
+                    self._head, self._views = chain.head, _behind(chain.readable, self.state.printed)
                 share -= self._print(share)
                 if not self._views:
                     queue.push(self._head, 0)
                     self._head = -1
+                    self.state.printed = 0
                     turn -= 1
             self.signals.kick(TX)
         finally:
@@ -164,4 +172,14 @@ class VirtioConsole(VirtioDevice):
                 del views[0]
         if data:
             self.output(bytes(data))
+            self.state.printed += len(data)
         return len(data)
+
+
+def _behind(views: list[memoryview], count: int) -> list[memoryview]:
+    """What comes after the first ``count`` bytes."""
+    for number, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[number + 1 :]]
+        count -= len(view)
+    return []

@@ -99,6 +99,7 @@ class VirtioCore:
         offered: the feature bits the driver may choose from.
         queues: the rings of a running device; None where the driver has enabled none.
         paused: nothing is served for now (bus master is off); what is in flight completes.
+        held: likewise (``hold``).
         trouble: why NEEDS_RESET was last set, "" if never.
     """
 
@@ -108,7 +109,7 @@ class VirtioCore:
         self.offered = device.features | FEATURES
         self.lock = Lock()
         self.doorbells = Doorbells(device.loop, self.serve, bind)
-        self.paused = False
+        self.paused = self.held = False
         self.trouble = ""
         count = len(device.queue_sizes)
         self.queues: list[VirtQueue | None] = [None] * count
@@ -289,7 +290,7 @@ class VirtioCore:
     def serve(self, index: int) -> None:
         """A doorbell rang: lets the device look at its queue, on the thread of its loop."""
         with self.lock:
-            if not self._running[index] or self.paused:
+            if not self._running[index] or self.paused or self.held:
                 return
             self._serving[index] += 1
         try:
@@ -304,9 +305,28 @@ class VirtioCore:
         """Stops serving for a while, or goes on with all queues."""
         before, self.paused = self.paused, on
         if before and not on:
-            for index, running in enumerate(self._running):
-                if running:
-                    self.doorbells.ring(index)
+            self._ring_all()
+
+    def hold(self, on: bool) -> None:
+        """The same for whoever wants to look at the device, beside what the driver says."""
+        self.held = on
+        if not on:
+            self._ring_all()
+
+    def _ring_all(self) -> None:
+        for index, running in enumerate(self._running):
+            if running:
+                self.doorbells.ring(index)
+
+    def drained(self, timeout: float) -> bool:
+        """Held: waits until what was begun is done, resets included. False: not within ``timeout`` seconds."""
+        if not self._quiet(None, timeout):
+            return False
+        if self._resetting:
+            return self._finish_reset(0)
+        for index in list(self._stopping):
+            self._finish_queue_reset(index, 0)
+        return True
 
     def broken(self, text: str) -> None:
         """The driver broke the rules: NEEDS_RESET (2.1.2). No queue is served until it resets. Any thread."""
@@ -389,13 +409,24 @@ class VirtioCore:
 
     # --- life --------------------------------------------------------------------------------------------------------
     def save(self) -> None:
-        """Puts the rings' positions into ``state``; the device must be idle."""
+        """Puts the rings' positions into ``state``; the device must be drained. A request it has begun all the same (a console's
+        output) comes again: how far it got is in the device's own state."""
         for registers, ring in zip(self.state.queues, self.queues, strict=True):
             if ring is not None:
-                registers.last_avail, registers.next_used = ring.last_avail, ring.next_used
+                registers.last_avail = registers.next_used = ring.next_used
+
+    def lasting(self) -> list[tuple[int, int]]:
+        """(gpa, length) of guest memory that is written without a fresh ``memory.view``: the used rings."""
+        return [(self.state.queues[index].device, 6 + 8 * ring.size) for index, ring in enumerate(self.queues) if ring is not None]
+
+    def track(self, on: bool) -> None:
+        """Memory begins, or ends, to keep a record of what is written. Held and drained."""
+        for ring in self.queues:
+            if ring is not None:
+                ring.track(on)
 
     def restored(self) -> None:
-        """After ``state`` was assigned from outside, on a device that has not run: goes on where it stood."""
+        """After ``state`` was assigned from outside, on a device that has not run since its reset: goes on where it stood."""
         with self.lock:
             self.transport.set_level(1 if self.state.isr else 0)
         if self.state.status & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK:

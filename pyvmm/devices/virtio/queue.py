@@ -118,7 +118,11 @@ class VirtQueue:
         self._fence = Lock()
         low = memory.regions[0]  # nearly all buffers; the rest goes through memory.view
         self._low = low.view[:] if low.gpa == 0 else memoryview(b"")
-        self._low_end = len(self._low)
+        self.track(memory.tracked)
+
+    def track(self, on: bool) -> None:
+        """Whether memory keeps a record of what is written: every buffer comes from ``memory.view`` then. Not during ``pop``."""
+        self._low_end = 0 if on else len(self._low)
 
     def _ring(self, what: str, gpa: int, length: int, alignment: int) -> memoryview:
         if gpa % alignment:

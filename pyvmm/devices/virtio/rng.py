@@ -18,9 +18,15 @@ _TURN = 64  # requests before the others on the loop get their turn
 
 
 class RngState(Record):
-    """Fields: left: bytes until the present period ends; None without a limit."""
+    """What a snapshot holds of an entropy source.
+
+    Fields:
+        left: bytes until the present period ends; None without a limit.
+        ends: when that is, by the clock; 0 while no period is under way.
+    """
 
     left: int | None
+    ends: int = 0
 
 
 class VirtioRng(VirtioDevice):
@@ -45,7 +51,6 @@ class VirtioRng(VirtioDevice):
         self._period_ns = period_ns
         self._clock = clock
         self._timer = make_timer(self._next_period)
-        self._counting = False  # a period is under way
 
     def serve(self, index: int) -> None:
         queue = self.queues[index]
@@ -78,12 +83,19 @@ class VirtioRng(VirtioDevice):
             written += len(part)
         if self.state.left is not None:
             self.state.left -= written
-            if not self._counting:
-                self._counting = True
-                self._timer.arm(self._clock() + self._period_ns)
+            if not self.state.ends:
+                self.state.ends = self._clock() + self._period_ns
+                self._timer.arm(self.state.ends)
         return written
 
+    def restored(self) -> None:
+        """After the state was assigned from outside: the timer follows."""
+        if self.state.ends:
+            self._timer.arm(self.state.ends)
+        else:
+            self._timer.cancel()
+
     def _next_period(self) -> None:
-        self._counting = False
+        self.state.ends = 0
         self.state.left = self._limit
         self.signals.serve(0)
