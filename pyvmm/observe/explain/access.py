@@ -1,0 +1,238 @@
+"""One I/O or MMIO exit against a machine's layout: who answers, which registers, why the kernel did not, what happens next."""
+
+from __future__ import annotations
+
+from pyvmm import layout as board
+from pyvmm.kvm import structs, uapi
+from pyvmm.observe.explain import features, pci
+from pyvmm.observe.explain.layout import kernel_range
+from pyvmm.observe.explain.meanings import DEVICES, meaning
+from pyvmm.observe.explain.registers import Bits, Found, character, covered, fields, find, part
+from pyvmm.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.exits import Exit
+    from pyvmm.observe.explain.layout import Layout, States, Window
+    from pyvmm.observe.explain.who import Site
+
+    Inside = tuple[list["Found"], str, str]  # registers, where they are ("" or "in blk0's configuration space"), state's name
+
+_SERIAL = "pyvmm.devices.serial_regs:REGISTERS"
+_ENABLED = 0x8000_0000
+
+
+class Decoded(Record):
+    """One register of an access.
+
+    Fields:
+        name: with number: "MTA[3]".
+        text: what it is for.
+        value: the bits that travelled, in their place in the register; None for a read that nobody has answered yet.
+        shown: the value for people: "48 'H'".
+        bits: its fields.
+        note: what is special: read-only, only a part of it, selected by another register.
+        section: of the device's document.
+    """
+
+    name: str
+    text: str = ""
+    value: int | None = None
+    shown: str = ""
+    bits: list[Bits] = []
+    note: str = ""
+    section: str = ""
+
+
+class Access(Record):
+    """What an I/O or MMIO exit is about.
+
+    Fields:
+        space: "pio" or "mmio".
+        address, size, count, is_write: as in the exit.
+        values: one for each of ``count``, [] while unknown.
+        device: for people: "COM1"; "" when nobody answers.
+        kind: what sort of device that is, "" when not known.
+        offset: in the device's range.
+        where: "in the configuration space of blk0", or "".
+        registers: lowest first.
+        why: why the kernel did not answer.
+        reentry: what the next KVM_RUN does.
+    """
+
+    space: str
+    address: int
+    size: int
+    is_write: bool
+    count: int = 1
+    values: list[int] = []
+    device: str = ""
+    kind: str = ""
+    offset: int = 0
+    where: str = ""
+    registers: list[Decoded] = []
+    why: str = ""
+    reentry: str = ""
+
+
+def decode(exit: Exit, layout: Layout | None, before: States | None, answer: bytes | None, site: Site | None) -> Access:
+    """Looks one KVM_EXIT_IO or KVM_EXIT_MMIO up.
+
+    Args:
+        layout: the machine's; None: nothing is known of devices.
+        before: device states before the access.
+        answer: what user space has put into the page for a read.
+        site: the instruction.
+    """
+    is_io = exit.number == uapi.KVM_EXIT_IO
+    is_write = bool(exit.fields["direction" if is_io else "is_write"])
+    data = exit.data if is_write else answer or b""
+    size = exit.fields["size"]
+    access = Access(
+        space="pio" if is_io else "mmio",
+        address=exit.fields["port" if is_io else "address"],
+        size=size,
+        count=exit.fields["count"] if is_io else 1,
+        is_write=is_write,
+        values=[int.from_bytes(data[at : at + size], "little") for at in range(0, len(data) - size + 1, size)] if 0 < size <= 8 else [],
+    )
+    window = layout.find(access.space, access.address) if layout is not None else None
+    if window is not None and layout is not None:
+        _describe(access, window, layout, before or {})
+    access.why = _why(access, layout, window)
+    access.reentry = _reentry(access, site)
+    return access
+
+
+def label(window: Window) -> str:
+    """What people call a device: COM1 for the UART at 0x3f8, else its name."""
+    if window.base in board.SERIAL_PORTS and window.tables and window.tables[0][1] == _SERIAL:
+        return f"COM{board.SERIAL_PORTS.index(window.base) + 1}"
+    return window.device
+
+
+# --- registers -----------------------------------------------------------------------------------------------------------
+def _describe(access: Access, window: Window, layout: Layout, before: States) -> None:
+    access.device, access.offset = label(window), access.address - window.base
+    access.kind = DEVICES.get(window.tables[0][1], "") if window.tables else ""
+    if window.bar[0]:
+        access.where = f"in BAR {window.bar[1]} of {window.bar[0]}"
+    state = before.get(window.state, {})
+    found, where, shown = _find(access, window, layout, before)
+    access.where = where or access.where
+    value = access.values[0] if access.values else None
+    device_type = _device_type(window, layout)
+    for each in found:
+        access.registers.append(_register(each, value, access, before.get(shown, state) if shown else state, device_type))
+    for each, decoded in zip(found, access.registers, strict=True):
+        if each.table == pci.BUS and each.register.name == "CONFADD" and value is not None and access.size == 4:
+            decoded.note = pci.address(value, layout)
+    if access.size > window.width and access.registers:
+        access.registers[0].note += f"{'; ' if access.registers[0].note else ''}the bus splits the access into pieces of {window.width}"
+
+
+def _find(access: Access, window: Window, layout: Layout, before: States) -> Inside:
+    """The registers, innermost last, in which space they are, and whose state their values depend on."""
+    if not window.tables:
+        return [], "", ""
+    start, table = next(pair for pair in reversed(window.tables) if pair[0] <= access.offset or pair[0] == 0)
+    offset = access.offset - start
+    state = before.get(window.state, {})
+    found = find(table, offset, access.size, access.is_write, state)
+    where = "in the device's configuration space" if start else ""
+    if table != pci.BUS or offset < 4:
+        return found, where, ""
+    selected = state.get("address")
+    if selected is None:
+        return found, where, ""
+    function = pci.chosen(layout, selected)
+    if function is None:
+        off = "" if selected & _ENABLED else "configuration cycles are off (CONE is 0), "
+        return found, f"{off}{pci.address(selected | _ENABLED, layout)}", ""
+    at = pci.register_offset(selected, offset - 4, access.size)
+    inner, capability = pci.registers(function, at, access.size, access.is_write, before)
+    where = f"in {function.name}'s configuration space at {at:#x}" + (f", capability {capability}" if capability else "")
+    return inner or found, where, function.state
+
+
+def _device_type(window: Window, layout: Layout) -> int | None:
+    """The virtio device type behind a transport (Virtio 1.2 section 5), None when it is none or not known."""
+    for function in layout.functions.values():
+        if function.name == window.bar[0] and function.vendor == 0x1AF4 and 0x1040 <= function.device < 0x1080:
+            return function.device - 0x1040
+    for kind, module in ((1, "net_regs"), (2, "blk_regs"), (3, "console_regs")):
+        if any(module in table for _, table in window.tables):
+            return kind
+    return None
+
+
+def _register(found: Found, value: int | None, access: Access, state: dict[str, object], device_type: int | None) -> Decoded:
+    register = found.register
+    notes = []
+    if found.wrong_way:
+        notes.append("cannot be written: the write changes nothing" if access.is_write else "cannot be read: the value means nothing")
+    whole = covered(found, access.size) == (1 << 8 * register.size) - 1
+    if not whole:
+        notes.append(f"only {'this part' if access.size < register.size else 'a part'} of its {register.size} bytes")
+    chosen = features.selection(register.name, state)
+    decoded = Decoded(
+        name=found.name,
+        text=meaning(found.table, found.name),
+        section=register.section,
+        note="; ".join([chosen, *notes] if chosen else notes),
+    )
+    if value is not None:
+        bits = part(found, value, access.size)
+        decoded.value = bits
+        spelled = character(found, bits)
+        decoded.shown = f"{bits:#0{2 + 2 * min(register.size, access.size)}x}" + (f" {spelled}" if spelled else "")
+        decoded.bits = fields(found, bits, access.size, state, device_type)
+    return decoded
+
+
+# --- why, and what next --------------------------------------------------------------------------------------------------
+# registers that the kernel takes off user space's hands, as a rule
+_USUALLY_AVOIDED = {
+    "queue_notify": "As a rule an ioeventfd takes doorbells without an exit: this one came before there was one, or with ioeventfd=off.",
+    "QueueNotify": "As a rule an ioeventfd takes doorbells without an exit: this one came before there was one, or with ioeventfd=off.",
+    "THR": "Once a guest has printed 64 bytes by polling, the kernel collects THR's bytes without exits (coalescing).",
+}
+
+
+def _why(access: Access, layout: Layout | None, window: Window | None) -> str:
+    place = f"port {access.address:#x}" if access.space == "pio" else f"guest physical {access.address:#x}"
+    kernel = kernel_range(access.space, access.address)
+    if kernel is not None:
+        return f"As a rule {kernel.who} answers at {place}, in the kernel. An access leaves when {kernel.leaves}."
+    if layout is not None and window is None and access.space == "mmio" and layout.is_ram(access.address):
+        return f"There is memory at {place}, but read-only, or taken away for the moment: only user space knows why."
+    text = f"No device in the kernel, no ioeventfd and no coalesced zone claims {place}: user space has to answer."
+    if layout is not None and window is None:
+        rest = "writes vanish" if access.is_write else "it reads as all ones"
+        return f"{text} No device of this machine claims it either, so {rest}, as on a PC where no card decodes it."
+    extra = next(
+        (_USUALLY_AVOIDED[each.name.partition(" ")[0]] for each in access.registers if each.name.partition(" ")[0] in _USUALLY_AVOIDED), ""
+    )
+    return f"{text} {extra}".rstrip()
+
+
+def _reentry(access: Access, site: Site | None) -> str:
+    amount = f"{access.size * access.count} byte{'s' * (access.size * access.count > 1)}"
+    instruction = site.instruction if site is not None else None
+    name = f"'{instruction.text}'" if instruction is not None else "the instruction"
+    behind = site is not None and site.behind
+    if access.space == "pio" and not access.is_write:
+        string = instruction is not None and instruction.mnemonic.split()[-1].startswith("ins")
+        target = "the guest's memory at es:di" if string else {1: "al", 2: "ax", 4: "eax"}.get(access.size, "the register")
+        return f"KVM copies {amount} from io.data_offset in the page to {target}, moves rip behind {name} and enters the guest."
+    if access.space == "pio":
+        moved = "rip is behind it already" if behind else f"KVM moves rip behind {name}"
+        return f"There is nothing to bring back: {moved}, and the guest goes on."
+    if not access.is_write:
+        return (
+            f"KVM takes {amount} from mmio.data at {structs.RUN_MMIO_DATA:#x} in the page and its emulator finishes {name} with them. "
+            "A longer access exits again for its rest."
+        )
+    return (
+        f"The emulator has finished {name}: the guest goes on behind it. A longer access, or one across a page, exits again for its rest."
+    )

@@ -1,0 +1,168 @@
+"""An exit explained: who, what the kernel saw, why it could not go on alone, which word of the run page says what, what comes next."""
+
+from __future__ import annotations
+
+from pyvmm import exits
+from pyvmm.kvm import uapi
+from pyvmm.observe.explain import access as accesses
+from pyvmm.observe.explain.changes import Change, changes
+from pyvmm.observe.explain.members import Member, members
+from pyvmm.observe.explain.reasons import MSR_WHY, SUBERROR_WHY, msr_name, reason
+from pyvmm.observe.paging import mode_name
+from pyvmm.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.exits import Exit
+    from pyvmm.observe.explain.access import Access
+    from pyvmm.observe.explain.layout import Layout, States
+    from pyvmm.observe.explain.who import Site
+
+_MMIO_OR_IO = (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO)
+
+
+class Explanation(Record):
+    """What there is to say about one exit; ``text.render`` makes a page of it.
+
+    Fields:
+        title: one sentence.
+        line: the same with the instruction and its address, for lists.
+        who: vCPU, rip, mode, instruction.
+        saw: what the kernel saw.
+        why: why it could not finish it alone.
+        members: the words of kvm_run.
+        access: for I/O and MMIO: device and registers; None otherwise.
+        changed: device state before and after; None when that is not known.
+        reentry: what the next KVM_RUN does.
+        section: where the exit is specified.
+    """
+
+    title: str
+    line: str
+    who: str
+    saw: str
+    why: str
+    members: list[Member]
+    access: Access | None = None
+    changed: list[Change] | None = None
+    reentry: str = ""
+    section: str = ""
+
+
+def explain(
+    exit: Exit,
+    layout: Layout | None = None,
+    *,
+    vcpu: int = 0,
+    regs: Any = None,
+    sregs: Any = None,
+    site: Site | None = None,
+    before: States | None = None,
+    after: States | None = None,
+    answer: bytes | None = None,
+) -> Explanation:
+    """Explains one exit. A pure function: it looks at nothing but its arguments, and never raises for an exit of ``exits.decode``.
+
+    Args:
+        exit: what ``exits.decode`` made of the run page, before user space has answered.
+        layout: who is where on the machine's buses (``layout.Layout.of``).
+        vcpu: its index.
+        regs, sregs: its registers; anything with the fields of kvm_regs and kvm_sregs.
+        site: the instruction (``who.locate``).
+        before, after: device states around user space's answer (``layout.states``).
+        answer: for reads, the bytes that user space has put into the page.
+    """
+    entry = reason(exit.number)
+    words = {**exit.fields, "number": exit.number}
+    access = accesses.decode(exit, layout, before, answer, site) if exit.number in _MMIO_OR_IO else None
+    title = _access_title(access, vcpu) if access is not None else _other_title(exit, vcpu)
+    return Explanation(
+        title=title,
+        line=title + _place(access, regs, site),
+        who=_who(vcpu, regs, sregs, site),
+        saw=entry.saw.format(**words),
+        why=access.why if access is not None else _why(exit) or entry.why,
+        members=members(exit),
+        access=access,
+        changed=changes(before, after) if before is not None and after is not None else None,
+        reentry=access.reentry if access is not None else entry.reentry,
+        section=entry.section,
+    )
+
+
+# --- sentences -----------------------------------------------------------------------------------------------------------
+def _access_title(access: Access, vcpu: int) -> str:
+    """ "vCPU 0 wrote 0x48 'H' to COM1 THR"."""
+    space = "port" if access.space == "pio" else "guest physical"
+    inside = _registers(access) or f"+{access.offset:#x}"
+    target = f"{access.device} {inside}" if access.device else f"{space} {access.address:#x}, where nobody answers"
+    what = _values(access)
+    if access.is_write:
+        return f"vCPU {vcpu} wrote {what} to {target}"
+    return f"vCPU {vcpu} read {what} from {target}" if access.values else f"vCPU {vcpu} reads {target}"
+
+
+def _registers(access: Access) -> str:
+    shown = [each.name for each in access.registers[:3]]
+    more = ", ..." if len(access.registers) > 3 else ""
+    names = ", ".join(shown) + more
+    return f"{names} ({access.where})" if names and "configuration space" in access.where else names
+
+
+def _values(access: Access) -> str:
+    if not access.values:
+        return f"{access.size} byte{'s' * (access.size > 1)}"
+    if access.count > 1:
+        return f"{access.count} times {access.size} byte{'s' * (access.size > 1)}"
+    value = access.values[0]
+    shown = f"{value:#0{2 + 2 * access.size}x}"
+    for each in access.registers:
+        if each.value == value and each.shown.endswith("'"):
+            return each.shown
+    return shown
+
+
+def _other_title(exit: Exit, vcpu: int) -> str:
+    if exit.number in (uapi.KVM_EXIT_X86_RDMSR, uapi.KVM_EXIT_X86_WRMSR):
+        name = msr_name(exit.fields["index"])
+        if exit.number == uapi.KVM_EXIT_X86_RDMSR:
+            return f"vCPU {vcpu} reads {name}"
+        return f"vCPU {vcpu} wrote {exit.fields['value']:#x} to {name}"
+    return f"vCPU {vcpu}: {exits.describe(exit)}"
+
+
+def _why(exit: Exit) -> str:
+    """For exits that come for one of several reasons."""
+    if exit.number == uapi.KVM_EXIT_INTERNAL_ERROR:
+        number = exit.fields["suberror"]
+        return SUBERROR_WHY.get(number, f"Suberror {number}, which this pyvmm does not know.")
+    if exit.number in (uapi.KVM_EXIT_X86_RDMSR, uapi.KVM_EXIT_X86_WRMSR):
+        number = exit.fields["reason"]
+        return MSR_WHY.get(number, f"Reason {number}, which this pyvmm does not know.")
+    return ""
+
+
+def _place(access: Access | None, regs: Any, site: Site | None) -> str:
+    """ " (out dx, al at 0x7c3a)": the instruction, the port where that says dx, the address."""
+    instruction = site.instruction if site is not None else None
+    parts = []
+    if access is not None and access.device:
+        parts.append(f"port {access.address:#x}" if access.space == "pio" else f"at {access.address:#x}")
+    if instruction is not None:
+        parts.append(f"{instruction.text} at {instruction.address:#x}")
+    elif regs is not None:
+        parts.append(f"rip {regs.rip:#x}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _who(vcpu: int, regs: Any, sregs: Any, site: Site | None) -> str:
+    text = f"vCPU {vcpu}"
+    if sregs is not None:
+        text += f" in {mode_name(sregs, regs.rflags if regs is not None else 0)}"
+    instruction = site.instruction if site is not None else None
+    if instruction is not None:
+        rip = f" (rip {regs.rip:#x} is behind it)" if site is not None and site.behind and regs is not None else ""
+        return f"{text}: {instruction.text} ({instruction.data.hex(' ')}) at {instruction.address:#x}{rip}"
+    return f"{text}, rip {regs.rip:#x}" if regs is not None else text

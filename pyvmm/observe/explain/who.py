@@ -1,0 +1,118 @@
+"""Which instruction caused an exit.
+
+rip alone does not tell. When hardware reports an ``out``, KVM leaves rip at the instruction and moves it on re-entry. When KVM's
+emulator executed it (every MMIO access, string I/O, all of ring 0 on a KVM in software), a write has been finished and rip is
+behind it, a read waits for its value and rip is at it. And once user space has completed the exit (``Vcpu.settle``), rip is behind
+in each case.
+(arch/x86/kvm/x86.c: kvm_fast_pio, x86_emulate_instruction.)
+"""
+
+from __future__ import annotations
+
+from pyvmm.kvm import uapi
+from pyvmm.observe import disasm
+from pyvmm.observe.paging import code_bits, linear_address, read_linear
+from pyvmm.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.exits import Exit
+    from pyvmm.memory import GuestMemory
+    from pyvmm.observe.disasm import Instruction
+
+_BACK = 48  # bytes before rip to decode: enough for x86 code to fall into step
+_WIDTHS = {"byte ptr": 1, "word ptr": 2, "dword ptr": 4, "qword ptr": 8}
+_SIZES = {"b": 1, "w": 2, "d": 4}
+_ACCUMULATORS = {"al": 1, "ax": 2, "eax": 4}
+
+
+class Site(Record):
+    """Where an exit happened.
+
+    Fields:
+        instruction: None when it cannot be told.
+        behind: rip is behind it already.
+        bits: 16, 32 or 64.
+    """
+
+    instruction: Instruction | None = None
+    behind: bool = False
+    bits: int = 0
+
+
+def locate(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, settled: bool = False, emulated: bool = False) -> Site:
+    """Finds the instruction.
+
+    Args:
+        regs, sregs: the vCPU's, as kvm_regs and kvm_sregs have them.
+        memory: guest memory.
+        settled: the exit was completed before the registers were read.
+        emulated: this KVM interprets the guest's ring 0 (``kvm.kind.emulates_ring0``).
+    """
+    site = Site(bits=code_bits(sregs))
+    try:
+        at, back = _here(regs, sregs, memory, site.bits), _before(exit, regs, sregs, memory, site.bits)
+    except ImportError:  # no capstone
+        return site
+    fits_here = at is not None and _fits(exit, at)
+    if exit.number not in (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO):
+        site.behind = exit.number == uapi.KVM_EXIT_HLT and back is not None
+        site.instruction = back if site.behind else at
+        return site
+    is_write = exit.fields["direction" if exit.number == uapi.KVM_EXIT_IO else "is_write"]
+    moved_on = settled or is_write and (emulated or exit.number == uapi.KVM_EXIT_MMIO)
+    if back is not None and (moved_on or not fits_here):
+        site.instruction, site.behind = back, True
+    elif fits_here:
+        site.instruction = at
+    return site
+
+
+def _here(regs: Any, sregs: Any, memory: GuestMemory, bits: int) -> Instruction | None:
+    data = read_linear(memory, sregs, linear_address(sregs, sregs.cs, regs.rip), disasm.MAX_INSTRUCTION)
+    found = disasm.decode(data, regs.rip, bits, 1)
+    return found[0] if found else None
+
+
+def _before(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, bits: int) -> Instruction | None:
+    """The instruction that ends at rip and fits the exit. x86 code cannot be read backward: decode from many starts, and count votes."""
+    length = min(_BACK, regs.rip)
+    start = linear_address(sregs, sregs.cs, regs.rip - length)
+    data = b""
+    while length and len(data) < length:  # the page before may not be there
+        data = read_linear(memory, sregs, start, length)
+        if len(data) < length:
+            length = min(length - 1, linear_address(sregs, sregs.cs, regs.rip) & 0xFFF)
+            start = linear_address(sregs, sregs.cs, regs.rip - length)
+            data = b"" if length else data
+    single = [disasm.decode(data[at:], regs.rip - length + at, bits, 1) for at in range(length)]
+    votes: dict[int, int] = {}
+    for first in range(length):
+        at = first
+        while at < length and single[at]:
+            step = len(single[at][0].data)
+            if at + step == length:
+                votes[at] = votes.get(at, 0) + 1
+            at += step
+    likely = [at for at in sorted(votes, key=lambda each: -votes[each]) if _fits(exit, single[at][0])]
+    return single[likely[0]][0] if likely else None
+
+
+def _fits(exit: Exit, instruction: Instruction) -> bool:
+    """Whether an instruction can have caused this exit."""
+    name, operands = instruction.mnemonic.split()[-1], instruction.operands
+    if exit.number == uapi.KVM_EXIT_HLT:
+        return name == "hlt"
+    if exit.number == uapi.KVM_EXIT_IO:
+        stem = "out" if exit.fields["direction"] else "in"
+        if name == stem:
+            port, register = operands.split(", ") if stem == "out" else reversed(operands.split(", "))
+            given = int(port, 0) if port != "dx" else exit.fields["port"]
+            return bool(_ACCUMULATORS.get(register) == exit.fields["size"]) and given == exit.fields["port"]
+        return name[:-1] == stem + "s" and bool(_SIZES.get(name[-1]) == exit.fields["size"])
+    if exit.number == uapi.KVM_EXIT_MMIO and instruction.memory:
+        widths = [width for word, width in _WIDTHS.items() if f" {word}" in f" {operands}"]
+        return not widths or int(exit.fields["size"]) <= max(widths)
+    return False
