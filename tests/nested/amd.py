@@ -29,6 +29,7 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": initramfs.BUSYBOX_PACKAGE,
     "setpriv": "util-linux",
+    "/usr/lib/x86_64-linux-gnu/libslirp.so.0": "libslirp0",  # behind -netdev user, for pyvmm's tests in there; QEMU needs it anyway
 }
 # virtio_ring first: virtio_pci finds its rings only when it is there. The rest follows its own dependencies.
 _SYSTEM_MODULES = ("virtio_ring", "virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "tun", "vhost_net")

@@ -26,13 +26,14 @@ TESTS = [f"tests/kvm/test_{name}.py" for name in ("descriptors", "probes", "mach
 def main() -> int:
     """Arguments go to pytest inside; the default is TESTS and tests/boot."""
     sys.path.insert(0, str(ROOT))
-    from tests.support import debian, linux, rootfs
+    from tests.support import debian, linux, netlinux, rootfs
 
     debian.require({"mke2fs": "e2fsprogs"})
     for flavour in ("cloud", "generic"):  # download and unpack out here: the L1 host has no network
         linux.image(flavour, "vmlinux")
         rootfs.cached_initrd(flavour)
     linux.initrd()
+    netlinux.base()
     rootfs.cached()
     tests = sys.argv[1:] or [*(["tests/kvm"] if os.environ.get("PYVMM_FULL") else TESTS), "tests/boot"]
     keep = [f"--env={name}={os.environ[name]}" for name in ("PYVMM_CACHE", "PYVMM_FULL", "HOME") if name in os.environ]
