@@ -60,3 +60,20 @@ class Access(FrozenRecord):
     value: int
     device: str
     offset: int
+
+
+def vmm_error(error: BaseException, vcpu: int | None = None) -> StopReason:
+    """The verdict for a bug in pyvmm: one line; the traceback only with PYVMM_DEBUG set in the environment."""
+    import os
+
+    report = ""
+    if os.environ.get("PYVMM_DEBUG"):
+        import traceback
+
+        report = "".join(traceback.format_exception(error))
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f" in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where is not None else ""
+    detail = f"internal error{place}: {type(error).__name__}: {error} (a bug in pyvmm; PYVMM_DEBUG=1 shows the traceback)"
+    return StopReason(kind=VMM_ERROR, detail=detail, vcpu=vcpu, report=report)

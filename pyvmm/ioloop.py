@@ -198,14 +198,12 @@ class GuestClock:
 
     Args:
         loop: where the timers run.
-
-    Attributes:
         offset: nanoseconds that this clock is ahead of the host's monotonic one.
     """
 
-    def __init__(self, loop: IoLoop) -> None:
+    def __init__(self, loop: IoLoop, offset: int = 0) -> None:
         self._loop = loop
-        self.offset = 0
+        self.offset = offset
 
     def __call__(self) -> int:
         return monotonic_ns() + self.offset

@@ -15,8 +15,8 @@ from time import monotonic, monotonic_ns
 from pyvmm import events, layout
 from pyvmm.bus import Bus
 from pyvmm.csignal import signal
-from pyvmm.errors import ConfigError, HostError, KvmError, PyvmmError
-from pyvmm.events import StopReason
+from pyvmm.errors import HostError, KvmError, PyvmmError
+from pyvmm.events import StopReason, vmm_error
 from pyvmm.ioloop import GuestClock, IoLoop
 from pyvmm.irq import IrqLines
 from pyvmm.kvm import structs, uapi
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from pyvmm.devices.pci.bus import PciBus
     from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.kvm.vm import Vm
+    from pyvmm.snapshot.capture import Snapshot
+    from pyvmm.snapshot.pages import Tracked
+    from pyvmm.snapshot.quiesce import Quiet
 
 KICK = signal.SIGUSR1  # blocked in vCPU threads except inside KVM_RUN, so it needs no handler
 _ALL_SIGNALS = (1 << 64) - 1
@@ -89,7 +92,8 @@ class Machine:
         self.reason: StopReason | None = None
         self._state = Condition()  # a signal handler may stop the machine on top of its own thread
         self._paused = False
-        self._asleep = False  # S3
+        self._held = False  # as paused, for who looks at the machine
+        self.asleep = False  # S3
         self.wake_plan: BootPlan | None = None
         self._parked = 0
         self._threads: list[Thread] = []
@@ -110,6 +114,9 @@ class Machine:
         self.pci: PciBus  # made by populate
         self.cards: Cards | None = None  # likewise; None for a machine without
         self.coalesced: CoalescedSerial | None = None  # likewise
+        self.resting = Lock()  # held by who has it quiet
+        self.quiet = 0  # his thread, else 0
+        self.tracked: Tracked | None = None  # while ``track`` is on
         self.at_end: list[Callable[[], None]] = []  # called once when the run has ended, machine lock held
         self.vcpus: list[Vcpu] = []
         self.runloops: list[RunLoop] = []
@@ -119,8 +126,7 @@ class Machine:
             self.vm: Vm = self.own(self.kvm.create_vm())
             self.lines = IrqLines(self.vm.irq_line)
             self.loop: IoLoop = self.own(IoLoop(self.lock))
-            self.clock = GuestClock(self.loop)
-            self.clock.offset = 0 if sleeper is None else sleeper.clock.offset
+            self.clock: GuestClock = GuestClock(self.loop, 0 if sleeper is None else sleeper.clock.offset)
             self._build_kernel_side()
             from pyvmm.board import populate
 
@@ -172,7 +178,7 @@ class Machine:
         from pyvmm import cpuid
 
         config = self.config
-        model = cpuid.Cpuid(self.kvm, config.cpu or "host", config.smp)
+        model = self.cpu = cpuid.Cpuid(self.kvm, config.cpu or "host", config.smp)
         self.warnings = list(model.warnings)
         for index in range(config.smp):
             vcpu = self.own(self.vm.create_vcpu(index))
@@ -289,7 +295,7 @@ class Machine:
         with self._state:
             while signal.sigtimedwait((KICK,), 0) is not None:
                 pass
-            while (self._paused or self._asleep) and self.reason is None:
+            while (self._paused or self._held or self.asleep) and self.reason is None:
                 self._parked += 1
                 self._state.notify_all()
                 self._state.wait()
@@ -338,7 +344,20 @@ class Machine:
         with self._state:
             self._paused = True
             self._kick_all()
-            self._state.wait_for(lambda: self._parked >= sum(map(bool, self._idents)) or not self._paused or self.reason is not None)
+            self._state.wait_for(lambda: not self._paused or self._all_parked())
+
+    def hold(self, on: bool) -> None:
+        """``pause`` and ``resume`` once more, beside what the user says; for ``quiesce``."""
+        with self._state:
+            self._held = on
+            if on:
+                self._kick_all()
+                self._state.wait_for(self._all_parked)
+            else:
+                self._state.notify_all()
+
+    def _all_parked(self) -> bool:
+        return self._parked >= sum(map(bool, self._idents)) or self.reason is not None
 
     def resume(self) -> None:
         """Lets the vCPUs go on."""
@@ -355,7 +374,7 @@ class Machine:
     def suspend(self) -> None:
         """S3: the vCPUs park, the I/O loop waits for what wakes the machine. For a device; returns at once."""
         with self._state:
-            self._asleep = True
+            self.asleep = True
             self._kick_all()
 
     def wake(self) -> None:
@@ -370,6 +389,31 @@ class Machine:
         """Whether ``pause`` is in force."""
         return self._paused
 
+    # --- snapshots: from any thread but a vCPU's, lock not held --------------------------------------------------------
+    def quiesce(self) -> Quiet:
+        """``with machine.quiesce():`` has it at rest: vCPUs between two instructions, no request in flight, the lock held."""
+        from pyvmm.snapshot.quiesce import Quiet
+
+        return Quiet(self)
+
+    def save(self) -> Snapshot:
+        """The whole state at this moment; with ``track(True)`` at the price of what has changed. HostError: the run is over."""
+        from pyvmm.snapshot import capture
+
+        return capture.save(self)
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Goes on from a snapshot of this machine, or of another of the same configuration. ConfigError: it was of a different one."""
+        from pyvmm.snapshot import capture
+
+        capture.load(self, snapshot)
+
+    def track(self, on: bool) -> None:
+        """Has ``save`` and ``load`` go by what was written since the last one, rather than look at all memory."""
+        from pyvmm.snapshot import capture
+
+        capture.track(self, on)
+
     def set_link(self, name: str, up: bool) -> None:
         """Plugs a network card's cable in, or pulls it. From any thread, without ``lock``.
 
@@ -379,13 +423,9 @@ class Machine:
         Raises:
             ConfigError: there is no such card.
         """
-        nics = self.cards.nics if self.cards is not None else None
-        card = nics.find(name) if nics is not None else None
-        if card is None:
-            known = f"there is {', '.join(nics.cards)}" if nics is not None else "there is none"
-            raise ConfigError(f"no network card or netdev is called '{name}': {known}")
-        with self.lock:
-            card.set_link(up)
+        from pyvmm import nics
+
+        nics.set_link(self, name, up)
 
     def _kick_all(self) -> None:
         for vcpu, ident in zip(self.vcpus, self._idents, strict=False):
@@ -408,20 +448,3 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def vmm_error(error: BaseException, vcpu: int | None = None) -> StopReason:
-    """The verdict for a bug in pyvmm: one line; the traceback only with PYVMM_DEBUG set in the environment."""
-    import os
-
-    report = ""
-    if os.environ.get("PYVMM_DEBUG"):
-        import traceback
-
-        report = "".join(traceback.format_exception(error))
-    where = error.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    place = f" in {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where is not None else ""
-    detail = f"internal error{place}: {type(error).__name__}: {error} (a bug in pyvmm; PYVMM_DEBUG=1 shows the traceback)"
-    return StopReason(kind=events.VMM_ERROR, detail=detail, vcpu=vcpu, report=report)

@@ -123,6 +123,17 @@ class Nics:
             self._untrace.pop()()
 
 
+def set_link(machine: Machine, name: str, up: bool) -> None:
+    """See ``Machine.set_link``."""
+    nics = machine.cards.nics if machine.cards is not None else None
+    card = nics.find(name) if nics is not None else None
+    if card is None:
+        known = f"there is {', '.join(nics.cards)}" if nics is not None else "there is none"
+        raise ConfigError(f"no network card or netdev is called '{name}': {known}")
+    with machine.lock:
+        card.set_link(up)
+
+
 def _queue_size(config: DeviceConfig, key: str) -> int:
     size = config.number(key, 256, _QUEUE_MIN, _QUEUE_MAX)
     if size & (size - 1):

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in _SHORTAGES:
             return _complain(_SHORTAGES[error.errno], status.USAGE)
         # a bug in pyvmm: one line as well, the traceback on request
-        from pyvmm.machine import vmm_error
+        from pyvmm.events import vmm_error
 
         reason = vmm_error(error)
         say_lines(reason.report)

@@ -11,7 +11,8 @@ from pyvmm.backends.stderr import say, say_lines
 from pyvmm.cli.options import Options, help_text
 from pyvmm.config import Config, SerialConfig
 from pyvmm.csignal import signal
-from pyvmm.machine import Machine, vmm_error
+from pyvmm.events import vmm_error
+from pyvmm.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ KVM leave registers in the run page instead.
 from __future__ import annotations
 
 from errno import EINVAL, ENXIO
+from time import monotonic_ns
 
 from pyvmm.errors import KvmError
 from pyvmm.kvm import structs, uapi
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pyvmm.kvm.vm import Vm
 
 _TSC, _TSC_DEADLINE = 0x10, 0x6E0
+_WALL_CLOCKS = [0x11, 0x4B56_4D00]  # writing one of KVM's two has KVM write the time into guest memory
 _REGS, _SREGS, _SREGS2, _XCRS, _DEBUGREGS, _EVENTS = 144, 312, 320, 392, 128, 64  # bytes of the structures (uapi)
 _CHIPS = (uapi.KVM_IRQCHIP_PIC_MASTER, uapi.KVM_IRQCHIP_PIC_SLAVE, uapi.KVM_IRQCHIP_IOAPIC)
 _FAR = 1 << 40  # TSC ticks: minutes; KVM takes a value within a second of the one it expects for "the same as the others'"
@@ -64,11 +66,13 @@ class VmState(Record):
         chips: 512 bytes each: both PICs, the I/O APIC.
         pit: struct kvm_pit_state2, b"" without a PIT.
         clock: kvmclock, nanoseconds.
+        taken: the host's monotonic clock then, nanoseconds: the PIT counts from moments of it.
     """
 
     chips: tuple[bytes, ...]
     pit: bytes
     clock: int
+    taken: int
 
 
 def get(vcpu: Vcpu) -> VcpuState:
@@ -124,7 +128,7 @@ def get_vm(vm: Vm) -> VmState:
         if error.errno != ENXIO:
             raise
         pit = b""  # -machine pit=off
-    return VmState(chips=tuple(vm.get_irqchip(chip) for chip in _CHIPS), pit=pit, clock=int(vm.get_clock().clock))
+    return VmState(chips=tuple(vm.get_irqchip(chip) for chip in _CHIPS), pit=pit, clock=int(vm.get_clock().clock), taken=monotonic_ns())
 
 
 def put_vm(vm: Vm, state: VmState) -> None:
@@ -132,7 +136,10 @@ def put_vm(vm: Vm, state: VmState) -> None:
     for chip, data in zip(_CHIPS, state.chips, strict=True):
         vm.set_irqchip(chip, data)
     if state.pit:
-        vm.set_pit(structs.kvm_pit_state2.from_buffer_copy(state.pit))
+        pit = structs.kvm_pit_state2.from_buffer_copy(state.pit)
+        for channel in pit.channels:
+            channel.count_load_time += monotonic_ns() - state.taken
+        vm.set_pit(pit)
     vm.set_clock(state.clock)
 
 
@@ -163,7 +170,8 @@ def _put_msrs(vcpu: Vcpu, values: dict[int, int]) -> None:
     last = {index: values[index] for index in (_TSC_DEADLINE,) if index in values}
     if _TSC in values and not vcpu.index:
         vcpu.set_msrs({_TSC: values[_TSC] + _FAR & (1 << 64) - 1})  # so that the value itself is taken as it stands; see _FAR
-    rest = {index: value for index, value in values.items() if index not in _refused and index not in last}
+    same = {index: value for index, value in vcpu.get_msrs(_WALL_CLOCKS).items() if values.get(index) == value}
+    rest = {index: value for index, value in values.items() if index not in _refused and index not in last and index not in same}
     _refused.update(vcpu.set_msrs(rest))
     if last:
         vcpu.set_msrs(last)

@@ -1,0 +1,138 @@
+"""A machine's whole state: taken, and put back into the machine it came from (time travel) or one like it.
+
+What is in it: vCPUs, interrupt controllers, PIT, kvmclock; every device's state; guest memory; the clock devices see. What is not:
+the contents of disks, what is on its way in a network or waits at a console, and the wall clock, so the RTC shows the
+time of day after a load, as after a long sleep.
+"""
+
+from __future__ import annotations
+
+from pyvmm.errors import ConfigError
+from pyvmm.kvm import state as kvm_state
+from pyvmm.kvm import uapi
+from pyvmm.kvm.state import VcpuState, VmState
+from pyvmm.record import Record
+from pyvmm.snapshot import pages, parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.machine import Machine
+    from pyvmm.snapshot.pages import Image
+
+
+class Snapshot(Record):
+    """A machine between two instructions of every vCPU.
+
+    Fields:
+        fingerprint: what a machine must be to take it; see ``fingerprint``.
+        clock: of ``Machine.clock``, nanoseconds.
+        asleep: in S3.
+        vcpus, vm: the kernel's part.
+        devices: name -> state, plain data; see ``parts``.
+        memory: contents of RAM.
+        notes: what the snapshot does not hold, in words.
+    """
+
+    fingerprint: dict[str, Any]
+    clock: int
+    asleep: bool
+    vcpus: list[VcpuState]
+    vm: VmState
+    devices: parts.States
+    memory: Image
+    notes: list[str]
+
+
+def fingerprint(machine: Machine) -> dict[str, Any]:
+    """What two machines must have in common, as plain data by the names of the command line."""
+    config = machine.config
+    return {
+        "-m": config.memory,
+        "-smp": config.smp,
+        "-cpu": config.cpu,
+        "CPUID": [list(leaf) for leaf in machine.cpu.leaves(0)],
+        "-machine": [f"{key}={value}" for key, value in config.machine],
+        "-serial": [serial.kind != "none" for serial in config.serials],
+        "-device": [",".join((each.name, *(f"{key}={value}" for key, value in each.options))) for each in config.devices],
+        "-drive": [[name, drive.size, drive.readonly] for name, drive in machine.drives.items()],
+    }
+
+
+def save(machine: Machine) -> Snapshot:
+    """Takes a snapshot; pauses the machine for it. See ``Machine.save``."""
+    with machine.quiesce():
+        tracked = machine.tracked
+        memory = pages.scan(machine.memory) if tracked is None else tracked.save(parts.lasting(machine))
+        return Snapshot(
+            fingerprint=fingerprint(machine),
+            clock=machine.clock(),
+            asleep=machine.asleep,
+            vcpus=[kvm_state.get(vcpu) for vcpu in machine.vcpus],
+            vm=kvm_state.get_vm(machine.vm),
+            devices=parts.save(machine),
+            memory=memory,
+            notes=[
+                f"the contents of disk {name} are not in it: keep a copy of {drive.name}"
+                for name, drive in machine.drives.items()
+                if not drive.readonly
+            ],
+        )
+
+
+def load(machine: Machine, snapshot: Snapshot) -> None:
+    """Puts a snapshot back. See ``Machine.load``."""
+    check(machine, snapshot.fingerprint)
+    with machine.quiesce():
+        states = parts.check(machine, snapshot.devices)
+        if machine.coalesced is not None:
+            machine.coalesced.stop()
+        machine.clock.set(snapshot.clock)
+        _load_memory(machine, snapshot.memory)
+        parts.load(machine, states)
+        # Lines have moved, which the interrupt controllers took for edges: their state comes after, and then the local APICs'
+        kvm_state.put_vm(machine.vm, snapshot.vm)
+        for vcpu, state in zip(machine.vcpus, snapshot.vcpus, strict=True):
+            kvm_state.put(vcpu, state)
+        machine.asleep = snapshot.asleep
+
+
+def _load_memory(machine: Machine, image: Image) -> None:
+    tracked = machine.tracked
+    if pages.fill(machine.memory, image) if tracked is None else tracked.load(image, parts.lasting(machine)):
+        # Where KVM shadows page tables it does not see user space change them: without slots there are no shadows (and no other way
+        # to be rid of them). Their dirty log starts anew.
+        flags = uapi.KVM_MEM_LOG_DIRTY_PAGES if tracked is not None else 0
+        for slot, region in enumerate(machine.memory.regions):
+            machine.vm.set_memory_region(slot, region.gpa, 0, region.host_address)
+            machine.vm.set_memory_region(slot, region.gpa, region.size, region.host_address, flags)
+
+
+def check(machine: Machine, found: dict[str, Any]) -> None:
+    """Raises ConfigError, with what differs, for a fingerprint of another machine."""
+    wanted = fingerprint(machine)
+    for name, value in wanted.items():
+        there = found.get(name)
+        if there != value:
+            if name == "CPUID":
+                raise ConfigError("the snapshot is of another processor: load it on a host like that, with the same -cpu")
+            raise ConfigError(f"the snapshot is of another machine: {name} was {_text(there)}, here it is {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (text[:120] + "...") if len(text) > 120 else text or "not given"
+
+
+def track(machine: Machine, on: bool) -> None:
+    """See ``Machine.track``."""
+    with machine.quiesce():
+        if on and machine.tracked is None:
+            machine.tracked = pages.Tracked(machine.memory, machine.vm)
+            machine.tracked.lasting = parts.lasting(machine)
+        elif not on and machine.tracked is not None:
+            machine.tracked.close()
+            machine.tracked = None
+        for core in parts.cores(machine):
+            core.track(on)
