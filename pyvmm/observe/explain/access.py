@@ -6,8 +6,8 @@ from pyvmm import layout as board
 from pyvmm.kvm import structs, uapi
 from pyvmm.observe.explain import features, pci
 from pyvmm.observe.explain.layout import kernel_range
-from pyvmm.observe.explain.meanings import DEVICES, meaning
-from pyvmm.observe.explain.registers import Bits, Found, character, covered, fields, find, part
+from pyvmm.observe.explain.meanings import DEVICES, DOCUMENTS, meaning
+from pyvmm.observe.explain.registers import Bits, Found, character, clear, covered, fields, find, part
 from pyvmm.record import Record
 
 TYPE_CHECKING = False
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.explain.layout import Layout, States, Window
     from pyvmm.observe.explain.who import Site
 
-    Inside = tuple[list["Found"], str, str]  # registers, where they are ("" or "in blk0's configuration space"), state's name
-
 _SERIAL = "pyvmm.devices.serial_regs:REGISTERS"
-_ENABLED = 0x8000_0000
 
 
 class Decoded(Record):
@@ -31,7 +28,9 @@ class Decoded(Record):
         value: the bits that travelled, in their place in the register; None for a read that nobody has answered yet.
         shown: the value for people: "48 'H'".
         bits: its fields.
-        note: what is special: read-only, only a part of it, selected by another register.
+        of: "queue 0" or "bits 63:32" where another register selects what this one shows.
+        note: what is special: read-only, only a part of it.
+        clear: names of its single bits that are 0.
         section: of the device's document.
     """
 
@@ -40,6 +39,8 @@ class Decoded(Record):
     value: int | None = None
     shown: str = ""
     bits: list[Bits] = []
+    clear: list[str] = []
+    of: str = ""
     note: str = ""
     section: str = ""
 
@@ -54,7 +55,8 @@ class Access(Record):
         device: for people: "COM1"; "" when nobody answers.
         kind: what sort of device that is, "" when not known.
         offset: in the device's range.
-        where: "in the configuration space of blk0", or "".
+        where: "BAR 4" or the like, or "".
+        function, config_at, capability: for PCI's data port: whose configuration space, at which offset, in which capability.
         registers: lowest first.
         why: why the kernel did not answer.
         reentry: what the next KVM_RUN does.
@@ -70,6 +72,9 @@ class Access(Record):
     kind: str = ""
     offset: int = 0
     where: str = ""
+    function: str = ""
+    config_at: int = 0
+    capability: str = ""
     registers: list[Decoded] = []
     why: str = ""
     reentry: str = ""
@@ -105,10 +110,10 @@ def decode(exit: Exit, layout: Layout | None, before: States | None, answer: byt
 
 
 def label(window: Window) -> str:
-    """What people call a device: COM1 for the UART at 0x3f8, else its name."""
+    """What people call a device: COM1 for the UART at 0x3f8, a PCI card's name for its BARs, else its name."""
     if window.base in board.SERIAL_PORTS and window.tables and window.tables[0][1] == _SERIAL:
         return f"COM{board.SERIAL_PORTS.index(window.base) + 1}"
-    return window.device
+    return window.bar[0] or window.device
 
 
 # --- registers -----------------------------------------------------------------------------------------------------------
@@ -116,10 +121,9 @@ def _describe(access: Access, window: Window, layout: Layout, before: States) ->
     access.device, access.offset = label(window), access.address - window.base
     access.kind = DEVICES.get(window.tables[0][1], "") if window.tables else ""
     if window.bar[0]:
-        access.where = f"in BAR {window.bar[1]} of {window.bar[0]}"
+        access.where = f"BAR {window.bar[1]}"
     state = before.get(window.state, {})
-    found, where, shown = _find(access, window, layout, before)
-    access.where = where or access.where
+    found, shown = _find(access, window, layout, before)
     value = access.values[0] if access.values else None
     device_type = _device_type(window, layout)
     for each in found:
@@ -131,28 +135,26 @@ def _describe(access: Access, window: Window, layout: Layout, before: States) ->
         access.registers[0].note += f"{'; ' if access.registers[0].note else ''}the bus splits the access into pieces of {window.width}"
 
 
-def _find(access: Access, window: Window, layout: Layout, before: States) -> Inside:
-    """The registers, innermost last, in which space they are, and whose state their values depend on."""
+def _find(access: Access, window: Window, layout: Layout, before: States) -> tuple[list[Found], str]:
+    """The registers, and whose state their values depend on ("" for the device's own)."""
     if not window.tables:
-        return [], "", ""
+        return [], ""
     start, table = next(pair for pair in reversed(window.tables) if pair[0] <= access.offset or pair[0] == 0)
     offset = access.offset - start
     state = before.get(window.state, {})
     found = find(table, offset, access.size, access.is_write, state)
-    where = "in the device's configuration space" if start else ""
-    if table != pci.BUS or offset < 4:
-        return found, where, ""
+    if start:
+        access.where += f"{', ' if access.where else ''}the device's configuration space"
     selected = state.get("address")
-    if selected is None:
-        return found, where, ""
+    if table != pci.BUS or offset < 4 or selected is None:
+        return found, ""
     function = pci.chosen(layout, selected)
     if function is None:
-        off = "" if selected & _ENABLED else "configuration cycles are off (CONE is 0), "
-        return found, f"{off}{pci.address(selected | _ENABLED, layout)}", ""
-    at = pci.register_offset(selected, offset - 4, access.size)
-    inner, capability = pci.registers(function, at, access.size, access.is_write, before)
-    where = f"in {function.name}'s configuration space at {at:#x}" + (f", capability {capability}" if capability else "")
-    return inner or found, where, function.state
+        access.where = f"configuration of {pci.address(selected, layout)}"
+        return found, ""
+    access.function, access.config_at = function.name, pci.register_offset(selected, offset - 4, access.size)
+    inner, access.capability = pci.registers(function, access.config_at, access.size, access.is_write, before)
+    return inner, function.state
 
 
 def _device_type(window: Window, layout: Layout) -> int | None:
@@ -167,25 +169,26 @@ def _device_type(window: Window, layout: Layout) -> int | None:
 
 
 def _register(found: Found, value: int | None, access: Access, state: dict[str, object], device_type: int | None) -> Decoded:
-    register = found.register
+    register, document = found.register, DOCUMENTS.get(found.table, "")
     notes = []
     if found.wrong_way:
         notes.append("cannot be written: the write changes nothing" if access.is_write else "cannot be read: the value means nothing")
     whole = covered(found, access.size) == (1 << 8 * register.size) - 1
     if not whole:
         notes.append(f"only {'this part' if access.size < register.size else 'a part'} of its {register.size} bytes")
-    chosen = features.selection(register.name, state)
     decoded = Decoded(
         name=found.name,
         text=meaning(found.table, found.name),
-        section=register.section,
-        note="; ".join([chosen, *notes] if chosen else notes),
+        of=features.selection(register.name, state),
+        note="; ".join(notes),
+        section=f"{document} {register.section}".lstrip() if register.section[:1].isdigit() else register.section,
     )
     if value is not None:
         bits = part(found, value, access.size)
         decoded.value = bits
         spelled = character(found, bits)
         decoded.shown = f"{bits:#0{2 + 2 * min(register.size, access.size)}x}" + (f" {spelled}" if spelled else "")
+        decoded.clear = clear(found, bits, access.size)
         decoded.bits = fields(found, bits, access.size, state, device_type)
     return decoded
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.explain.layout import Layout, States
     from pyvmm.observe.explain.who import Site
 
+_MOST_WORDS = 8
 _MMIO_OR_IO = (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO)
 
 
@@ -84,7 +85,7 @@ def explain(
         who=_who(vcpu, regs, sregs, site),
         saw=entry.saw.format(**words),
         why=access.why if access is not None else _why(exit) or entry.why,
-        members=members(exit),
+        members=members(exit, answer),
         access=access,
         changed=changes(before, after) if before is not None and after is not None else None,
         reentry=access.reentry if access is not None else entry.reentry,
@@ -95,20 +96,33 @@ def explain(
 # --- sentences -----------------------------------------------------------------------------------------------------------
 def _access_title(access: Access, vcpu: int) -> str:
     """ "vCPU 0 wrote 0x48 'H' to COM1 THR"."""
-    space = "port" if access.space == "pio" else "guest physical"
-    inside = _registers(access) or f"+{access.offset:#x}"
-    target = f"{access.device} {inside}" if access.device else f"{space} {access.address:#x}, where nobody answers"
-    what = _values(access)
+    target, what, words = _target(access), _values(access), _words(access)
     if access.is_write:
-        return f"vCPU {vcpu} wrote {what} to {target}"
-    return f"vCPU {vcpu} read {what} from {target}" if access.values else f"vCPU {vcpu} reads {target}"
+        return f"vCPU {vcpu} wrote {what} to {target}{words}"
+    return f"vCPU {vcpu} read {what} from {target}{words}" if access.values else f"vCPU {vcpu} reads {target}"
 
 
-def _registers(access: Access) -> str:
-    shown = [each.name for each in access.registers[:3]]
-    more = ", ..." if len(access.registers) > 3 else ""
-    names = ", ".join(shown) + more
-    return f"{names} ({access.where})" if names and "configuration space" in access.where else names
+def _target(access: Access) -> str:
+    """ "COM1 THR", "blk0's PCI configuration at 0x4: CMD, STS", "port 0x1234, where nobody answers"."""
+    if not access.device:
+        return f"{'port' if access.space == 'pio' else 'guest physical'} {access.address:#x}, where nobody answers"
+    names = [f"{each.name} of {each.of}" if each.of else each.name for each in access.registers]
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    if access.function:
+        capability = f" (capability {access.capability})" if access.capability else ""
+        return f"{access.function}'s PCI configuration at {access.config_at:#x}{capability}" + (f", {shown}" if shown else "")
+    return f"{access.device} {shown or f'+{access.offset:#x}'}"
+
+
+def _words(access: Access) -> str:
+    """What the value says: ": TEMT THRE", when that is short."""
+    if len(access.registers) != 1 or not access.values or access.count > 1:
+        return ""
+    (register,) = access.registers
+    if register.name == "CONFADD":
+        return f": {register.note}" if register.note else ""
+    bits = [f"{each.name}={each.value:#x}" if each.wide else each.name for each in register.bits if each.value]
+    return f": {' '.join(bits)}" if 0 < len(bits) <= _MOST_WORDS else ""
 
 
 def _values(access: Access) -> str:

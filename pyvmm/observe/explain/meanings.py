@@ -47,6 +47,12 @@ _PCI_HEADER = {
     "SVID": "subsystem vendor", "SID": "subsystem", "CAP_PTR": "where the list of capabilities begins",
     "ILINE": "interrupt line: a note from firmware to drivers", "IPIN": "which of INTA to INTD; 0 is none",
 }  # fmt: skip
+_CAPABILITY = {
+    "CAP_ID": "what kind of capability", "NEXT": "where the next one is; 0 ends the list", "CONTROL": "size, enable and mask of MSI-X",
+    "TABLE": "where the vectors are", "PBA": "where the pending bits are", "LENGTH": "bytes of this capability",
+    "TYPE": "what it points to", "BAR": "in which BAR", "OFFSET": "where in that BAR", "SIZE": "how many bytes there",
+    "DATA": "a window into the BAR", "MULTIPLIER": "bytes between two doorbells",
+}  # fmt: skip
 _MSIX = {
     "ADDR": "where the message goes, low half", "UADDR": "where the message goes, high half", "MSG": "the message: vector and delivery",
     "CTRL": "bit 0 masks this vector",
@@ -126,6 +132,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     _D + "pci.bus_regs:REGISTERS": _PCI_BUS,
     _D + "pci.function_regs:HEADER": _PCI_HEADER,
     _D + "pci.msix_regs:ENTRY": _MSIX,
+    "capability": _CAPABILITY,
     _D + "virtio.pci_regs:REGISTERS": _VIRTIO_PCI,
     _D + "virtio.mmio_regs:REGISTERS": _VIRTIO_MMIO,
     _D + "virtio.blk_regs:REGISTERS": _BLK,
@@ -175,6 +182,22 @@ DEVICES = {
     _D + "pc_testdev_regs:IRQ_LINES": "kvm-unit-tests' pc-testdev",
     _D + "pc_testdev_regs:MEMORY": "kvm-unit-tests' pc-testdev",
     _D + "pci.testdev_regs:HEADER": "kvm-unit-tests' pci-testdev",
+}
+
+
+# table -> the document that its sections are of, where these are numbers
+DOCUMENTS = {
+    _D + "serial_regs:REGISTERS": "PC16550D",
+    _D + "acpi_pm_regs:REGISTERS": "ACPI 6.5",
+    _D + "virtio.pci_regs:REGISTERS": "Virtio 1.2",
+    _D + "virtio.mmio_regs:REGISTERS": "Virtio 1.2",
+    _D + "virtio.blk_regs:REGISTERS": "Virtio 1.2",
+    _D + "virtio.console_regs:REGISTERS": "Virtio 1.2",
+    _D + "virtio.net_regs:REGISTERS": "Virtio 1.2",
+    _D + "e1000.regs:REGISTERS": "8254x SDM",
+    _D + "e1000.regs:IO_REGISTERS": "8254x SDM",
+    _D + "rtc_regs:REGISTERS": "MC146818A",
+    _D + "rtc_regs:INDEXED": "MC146818A",
 }
 
 

@@ -50,8 +50,8 @@ _TEXTS: dict[tuple[int, str], tuple[str, Say, str]] = {
     (uapi.KVM_EXIT_IO, "direction"): ("", _named({0: "KVM_EXIT_IO_IN", 1: "KVM_EXIT_IO_OUT"}), ""),
     (uapi.KVM_EXIT_IO, "size"): ("", str, "bytes of one access"),
     (uapi.KVM_EXIT_IO, "port"): ("", _hex, ""),
-    (uapi.KVM_EXIT_IO, "count"): ("", str, "accesses; more than 1 for ins and outs with rep"),
-    (uapi.KVM_EXIT_IO, "data_offset"): ("", _hex, "where in the mapping of kvm_run the data is"),
+    (uapi.KVM_EXIT_IO, "count"): ("", str, "accesses; more with rep"),
+    (uapi.KVM_EXIT_IO, "data_offset"): ("", _hex, "where in the mapping the data is"),
     (uapi.KVM_EXIT_HYPERCALL, "nr"): ("", _hex, "the guest's rax"),
     (uapi.KVM_EXIT_HYPERCALL, "args"): ("", lambda value: " ".join(map(hex, value)), "the guest's rbx, rcx, rdx, rsi"),
     (uapi.KVM_EXIT_HYPERCALL, "ret"): ("", _hex, "user space's answer goes here"),
@@ -86,8 +86,12 @@ for _number in (uapi.KVM_EXIT_X86_RDMSR, uapi.KVM_EXIT_X86_WRMSR):
     _TEXTS[_number, "value"] = ("data", _hex, "the guest's edx:eax")
 
 
-def members(exit: Exit) -> list[Member]:
-    """What the run page says about an exit, in the order of offsets."""
+def members(exit: Exit, answer: bytes | None = None) -> list[Member]:
+    """What the run page says about an exit, in the order of offsets.
+
+    Args:
+        answer: what user space has put into it for a read.
+    """
     number, union = exit.number, reason(exit.number).member
     found = [Member(offset=structs.RUN_EXIT_REASON, name="exit_reason", value=f"{number} ({exit.name})")]
     if exit.flags:
@@ -96,17 +100,19 @@ def members(exit: Exit) -> list[Member]:
     for field, _, offset in exits.LAYOUTS.get(number, ()):
         name, say, text = _TEXTS.get((number, field), ("", str, ""))
         found.append(Member(offset=offset, name=f"{union}.{name or field}", value=say(exit.fields[field]), text=text))
-    found += _data(exit, union)
+    found += _data(exit, union, answer)
     return sorted(found, key=lambda member: member.offset)
 
 
-def _data(exit: Exit, union: str) -> list[Member]:
+def _data(exit: Exit, union: str, answer: bytes | None) -> list[Member]:
     """Bytes and words whose place or number the exit itself says."""
     fields, number = exit.fields, exit.number
-    if number == uapi.KVM_EXIT_IO and fields["direction"]:
-        return [Member(offset=fields["data_offset"], name="(data)", value=_bytes(exit.data), text="what the guest wrote")]
-    if number == uapi.KVM_EXIT_MMIO and fields["is_write"]:
-        return [Member(offset=structs.RUN_MMIO_DATA, name=f"{union}.data", value=_bytes(exit.data), text="what the guest wrote")]
+    if number in (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO):
+        is_io = number == uapi.KVM_EXIT_IO
+        offset, name = (fields["data_offset"], "(data)") if is_io else (structs.RUN_MMIO_DATA, f"{union}.data")
+        if fields["direction" if is_io else "is_write"]:
+            return [Member(offset=offset, name=name, value=_bytes(exit.data), text="what the guest wrote")]
+        return [Member(offset=offset, name=name, value=_bytes(answer or b"") or "-", text="user space's answer goes here")]
     if number == uapi.KVM_EXIT_INTERNAL_ERROR and exit.data:
         return [Member(offset=0x31, name="emulation_failure.insn_bytes", value=_bytes(exit.data), text="the instruction")]
     if fields.get("data"):

@@ -17,8 +17,8 @@ _ENABLE, _HEADER_END, _CAP_PTR, _CONFIG_SIZE = 1 << 31, 0x40, 0x34, 256
 _MSIX = (
     Register(name="CONTROL", offset=2, size=2, access="rw", section="PCI 3.0 6.8.2.3",
              fields=bits("SIZE 10:0 vectors, less one", "FMASK 14 masks all vectors", "ENABLE 15")),
-    Register(name="TABLE", offset=4, size=4, access="r", section="PCI 3.0 6.8.2.4", fields=bits("BIR 2:0 BAR", "OFFSET 31:3 units of 8")),
-    Register(name="PBA", offset=8, size=4, access="r", section="PCI 3.0 6.8.2.5", fields=bits("BIR 2:0 BAR", "OFFSET 31:3 units of 8")),
+    Register(name="TABLE", offset=4, size=4, access="r", section="PCI 3.0 6.8.2.4", fields=bits("BIR 2:0 which BAR", "OFFSET 31:3 in that BAR")),
+    Register(name="PBA", offset=8, size=4, access="r", section="PCI 3.0 6.8.2.5", fields=bits("BIR 2:0 which BAR", "OFFSET 31:3 in that BAR")),
 )  # fmt: skip
 _S = "Virtio 1.2 4.1.4"
 _VIRTIO = (
@@ -41,6 +41,7 @@ _CAPABILITIES = {
     0x10: ("PCI Express", ()),
     0x11: ("MSI-X", _MSIX),
 }
+_NOTIFY = 2
 _VIRTIO_TYPES = {1: "common configuration", 2: "doorbells", 3: "interrupt status", 4: "device configuration", 5: "access through here"}
 
 
@@ -74,15 +75,16 @@ def registers(function: Function, at: int, size: int, is_write: bool, states: St
     start = _capability(config, at)
     if start is None:
         return [], ""
-    name, table = _CAPABILITIES.get(config[start], (f"capability {config[start]:#x}", ()))
+    capability, table = _CAPABILITIES.get(config[start], (f"capability {config[start]:#x}", ()))
     if table is _VIRTIO:
-        name = f"virtio, {_VIRTIO_TYPES.get(config[start + 3], 'unknown')}"
+        capability = f"virtio, {_VIRTIO_TYPES.get(config[start + 3], 'unknown')}"
     found = []
     for register in (*_HEAD, *table):
         begin = start + register.offset
         if begin < at + size and at < begin + register.size:
-            found.append(Found(register=register, name=register.name, table=CAPABILITY, shift=8 * (at - begin)))
-    return found, name
+            name = "MULTIPLIER" if register.name == "DATA" and config[start + 3] == _NOTIFY else register.name
+            found.append(Found(register=register, name=name, table=CAPABILITY, shift=8 * (at - begin)))
+    return found, capability
 
 
 def _capability(config: bytes, at: int) -> int | None:

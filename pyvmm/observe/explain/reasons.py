@@ -47,7 +47,7 @@ REASONS: dict[int, Reason] = {
     ),
     uapi.KVM_EXIT_IO: Reason(
         member="io",
-        saw="An I/O instruction: hardware leaves guest mode on every one, as KVM has it do for all ports.",
+        saw="An I/O instruction. KVM has the processor leave guest mode for every one, whatever the port.",
         why="",  # by the port: places.py
         reentry="",  # by the direction: reentry.py
         section="api.rst 5, KVM_EXIT_IO; SDM 3C 26.1.3; APM 2 15.10",

@@ -48,6 +48,8 @@ _INDEXED = {
     (_E1000_IO, "IODATA"): ("address", 0xFFFF_FFFF, _E1000),
 }
 _ONLY = {(_PCI_BUS, "CONFADD"): 4}  # accesses of other sizes are somebody else's
+# fields that are addresses or lengths without their lowest bits: people want the whole number
+_IN_PLACE = {("BASE", 4), ("ADDR", 4), ("OFFSET", 3), ("LEN", 7), ("RTL", 3), ("RTH", 3)}
 _CHARACTERS = {"THR", "RBR", "DEBUGCON", "EMERG_WR"}  # registers whose values are characters
 
 
@@ -172,8 +174,16 @@ def fields(found: Found, value: int, size: int, state: State | None = None, devi
         wide = field.high > field.low
         if wide or bits:
             place = f"bits {field.high}:{field.low}" if wide else f"bit {field.low}"
-            result.append(Bits(name=field.name, place=place, value=bits, wide=wide, text=field.text))
+            in_place = (field.name, field.low) in _IN_PLACE
+            result.append(Bits(name=field.name, place=place, value=value & mask if in_place else bits, wide=wide, text=field.text))
     return result
+
+
+def clear(found: Found, value: int, size: int) -> list[str]:
+    """Names of the single bits that are 0, highest first."""
+    reach = covered(found, size)
+    singles = sorted((field for field in found.register.fields if field.high == field.low), key=lambda each: -each.high)
+    return [field.name for field in singles if reach >> field.low & 1 and not value >> field.low & 1]
 
 
 def character(found: Found, value: int) -> str:

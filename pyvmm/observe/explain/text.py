@@ -63,11 +63,14 @@ def _members(explanation: Explanation) -> list[str]:
 def _device(access: Access) -> list[str]:
     kind = f", {access.kind}" if access.kind else ""
     where = f", {access.where}" if access.where else ""
-    lines = [f"{access.device}{kind}, offset {access.offset:#x}{where}"]
+    lines = [f"{access.device}{kind}{where}, offset {access.offset:#x}"]
+    if access.function:
+        capability = f", capability {access.capability}" if access.capability else ""
+        lines.append(f"shows {access.function}'s configuration space at {access.config_at:#x}{capability}")
     for register in access.registers:
         lines += _register(register)
     if not access.registers:
-        lines.append("no register of its tables is there")
+        lines.append("none of its registers is there")
     if len(access.values) > 1:
         shown = " ".join(f"{value:0{2 * access.size}x}" for value in access.values[:16])
         lines.append(f"all {len(access.values)} values: {shown}{' ...' if len(access.values) > 16 else ''}")
@@ -75,16 +78,19 @@ def _device(access: Access) -> list[str]:
 
 
 def _register(register: Decoded) -> list[str]:
+    of = f" of {register.of}" if register.of else ""
     value = f" = {register.shown}" if register.shown else ""
     text = f": {register.text}" if register.text else ""
     note = f" [{register.note}]" if register.note else ""
     section = f" ({register.section})" if register.section else ""
-    lines = [f"{register.name}{value}{text}{note}{section}"]
+    lines = [f"{register.name}{of}{value}{text}{note}{section}"]
     width = max((len(bits.name) for bits in register.bits), default=0)
     places = max((len(bits.place) for bits in register.bits), default=0)
     for bits in register.bits:
         shown = f"{bits.value:#x}" if bits.wide else "1"
         lines.append(f"  {bits.place:<{places}}  {bits.name:<{width}}  {shown:<5} {bits.text}".rstrip())
+    if register.clear:
+        lines.append(f"  0: {' '.join(register.clear)}")
     return lines
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pyvmm.kvm import uapi
 from pyvmm.observe import disasm
-from pyvmm.observe.paging import code_bits, linear_address, read_linear
+from pyvmm.observe.paging import code_bits, linear_address, read_linear, walk
 from pyvmm.record import Record
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.disasm import Instruction
 
 _BACK = 48  # bytes before rip to decode: enough for x86 code to fall into step
+_STRING_STEP = 16  # bytes that a string instruction, or the parts of one access, may be away from where registers point
 _WIDTHS = {"byte ptr": 1, "word ptr": 2, "dword ptr": 4, "qword ptr": 8}
 _SIZES = {"b": 1, "w": 2, "d": 4}
 _ACCUMULATORS = {"al": 1, "ax": 2, "eax": 4}
@@ -61,8 +62,11 @@ def locate(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, settled: bool
         site.behind = exit.number == uapi.KVM_EXIT_HLT and back is not None
         site.instruction = back if site.behind else at
         return site
-    is_write = exit.fields["direction" if exit.number == uapi.KVM_EXIT_IO else "is_write"]
-    moved_on = settled or is_write and (emulated or exit.number == uapi.KVM_EXIT_MMIO)
+    is_io = exit.number == uapi.KVM_EXIT_IO
+    is_write = exit.fields["direction" if is_io else "is_write"]
+    moved_on = settled or is_write and (emulated or not is_io)
+    if fits_here and at is not None and at.mnemonic.startswith("rep") and (is_io or _reaches(exit, at, regs, sregs, memory)):
+        moved_on = False  # until its last element rip stays
     if back is not None and (moved_on or not fits_here):
         site.instruction, site.behind = back, True
     elif fits_here:
@@ -96,8 +100,10 @@ def _before(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, bits: int) -
             if at + step == length:
                 votes[at] = votes.get(at, 0) + 1
             at += step
-    likely = [at for at in sorted(votes, key=lambda each: -votes[each]) if _fits(exit, single[at][0])]
-    return single[likely[0]][0] if likely else None
+    likely = [single[at][0] for at in sorted(votes, key=lambda each: -votes[each]) if _fits(exit, single[at][0])]
+    if exit.number == uapi.KVM_EXIT_MMIO:
+        likely.sort(key=lambda each: not _reaches(exit, each, regs, sregs, memory))
+    return likely[0] if likely else None
 
 
 def _fits(exit: Exit, instruction: Instruction) -> bool:
@@ -116,3 +122,31 @@ def _fits(exit: Exit, instruction: Instruction) -> bool:
         widths = [width for word, width in _WIDTHS.items() if f" {word}" in f" {operands}"]
         return not widths or int(exit.fields["size"]) <= max(widths)
     return False
+
+
+def _reaches(exit: Exit, instruction: Instruction, regs: Any, sregs: Any, memory: GuestMemory) -> bool:
+    """Whether a memory operand leads to the exit's address, registers being as they are now (string instructions have moved on)."""
+    bits = code_bits(sregs)
+    for segment, base, index, scale, displacement in instruction.memory:
+        offset = displacement + _register(regs, base, instruction) + _register(regs, index, instruction) * scale
+        if bits == 64:
+            linear = offset + (getattr(sregs, segment).base if segment in ("fs", "gs") else 0) & (1 << 64) - 1
+        else:
+            linear = linear_address(sregs, getattr(sregs, segment or "ds"), offset & (1 << 32) - 1)
+        gpa = walk(memory, sregs, linear).gpa
+        if gpa is not None and abs(gpa - exit.fields["address"]) <= _STRING_STEP:
+            return True
+    return False
+
+
+def _register(regs: Any, name: str, instruction: Instruction) -> int:
+    """A register's value as part of an address, by the disassembler's name: rax, eax, bx, r8d, rip, or ""."""
+    if name in ("rip", "eip"):
+        return instruction.address + len(instruction.data)
+    if name.startswith("e"):
+        return int(getattr(regs, "r" + name[1:], 0)) & 0xFFFF_FFFF
+    if name.endswith("d") and name[1:2].isdigit():
+        return int(getattr(regs, name[:-1], 0)) & 0xFFFF_FFFF
+    if len(name) == 2 and not name[1].isdigit():
+        return int(getattr(regs, "r" + name, 0)) & 0xFFFF
+    return int(getattr(regs, name, 0)) if name else 0
