@@ -6,7 +6,7 @@ from pyvmm import layout as board
 from pyvmm.kvm import structs, uapi
 from pyvmm.observe.explain import features, pci
 from pyvmm.observe.explain.layout import kernel_range
-from pyvmm.observe.explain.meanings import DEVICES, DOCUMENTS, meaning
+from pyvmm.observe.explain.meanings import DEVICES, DOCUMENTS, meaning, value_meaning
 from pyvmm.observe.explain.registers import Bits, Found, character, clear, covered, fields, find, part
 from pyvmm.record import Record
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.explain.layout import Layout, States, Window
     from pyvmm.observe.explain.who import Site
 
+_WIDEST = 8  # bytes; a broken recording may say anything
 _SERIAL = "pyvmm.devices.serial_regs:REGISTERS"
 
 
@@ -28,7 +29,7 @@ class Decoded(Record):
         value: the bits that travelled, in their place in the register; None for a read that nobody has answered yet.
         shown: the value for people: "48 'H'".
         bits: its fields.
-        of: "queue 0" or "bits 63:32" where another register selects what this one shows.
+        of: "of queue 0" or "bits 63:32" where another register selects what this one shows.
         note: what is special: read-only, only a part of it.
         clear: names of its single bits that are 0.
         section: of the device's document.
@@ -92,14 +93,14 @@ def decode(exit: Exit, layout: Layout | None, before: States | None, answer: byt
     is_io = exit.number == uapi.KVM_EXIT_IO
     is_write = bool(exit.fields["direction" if is_io else "is_write"])
     data = exit.data if is_write else answer or b""
-    size = exit.fields["size"]
+    size = min(exit.fields["size"], _WIDEST)
     access = Access(
         space="pio" if is_io else "mmio",
         address=exit.fields["port" if is_io else "address"],
         size=size,
         count=exit.fields["count"] if is_io else 1,
         is_write=is_write,
-        values=[int.from_bytes(data[at : at + size], "little") for at in range(0, len(data) - size + 1, size)] if 0 < size <= 8 else [],
+        values=[int.from_bytes(data[at : at + size], "little") for at in range(0, len(data) - size + 1, size)] if size else [],
     )
     window = layout.find(access.space, access.address) if layout is not None else None
     if window is not None and layout is not None:
@@ -187,6 +188,8 @@ def _register(found: Found, value: int | None, access: Access, state: dict[str, 
         bits = part(found, value, access.size)
         decoded.value = bits
         spelled = character(found, bits)
+        if not spelled and whole and (word := value_meaning(found.table, register.name, bits)):
+            spelled = f"({word})"
         decoded.shown = f"{bits:#0{2 + 2 * min(register.size, access.size)}x}" + (f" {spelled}" if spelled else "")
         decoded.clear = clear(found, bits, access.size)
         decoded.bits = fields(found, bits, access.size, state, device_type)

@@ -106,7 +106,7 @@ def _target(access: Access) -> str:
     """ "COM1 THR", "blk0's PCI configuration at 0x4: CMD, STS", "port 0x1234, where nobody answers"."""
     if not access.device:
         return f"{'port' if access.space == 'pio' else 'guest physical'} {access.address:#x}, where nobody answers"
-    names = [f"{each.name} of {each.of}" if each.of else each.name for each in access.registers]
+    names = [f"{each.name} {each.of}" if each.of else each.name for each in access.registers]
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     if access.function:
         capability = f" (capability {access.capability})" if access.capability else ""

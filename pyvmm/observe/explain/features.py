@@ -69,9 +69,9 @@ def fields(register: str, value: int, state: dict[str, Any], device_type: int | 
 
 
 def selection(register: str, state: dict[str, Any]) -> str:
-    """ "queue 1", "bits 63:32", or "" for a register that nothing selects."""
+    """ "of queue 1", "bits 63:32", or "" for a register that nothing selects."""
     if register in _OF_QUEUE and "queue_select" in state:
-        return f"queue {state['queue_select']}"
+        return f"of queue {state['queue_select']}"
     select = _REGISTERS.get(register)
     if select is not None and select in state:
         first = 32 * state[select]

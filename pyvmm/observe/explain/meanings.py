@@ -158,6 +158,45 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 
+_VENDORS = {0x1AF4: "virtio", 0x1B36: "Red Hat", 0x8086: "Intel", 0xFFFF: "nobody"}
+_TYPES = {1: "network", 2: "block", 3: "console", 4: "entropy"}
+_NO_VECTOR = {0xFFFF: "none"}
+# (table, register) -> what single values mean
+VALUES: dict[tuple[str, str], dict[int, str]] = {
+    (_D + "pci.function_regs:HEADER", "VID"): _VENDORS,
+    (_D + "pci.function_regs:HEADER", "SVID"): _VENDORS,
+    (_D + "pci.function_regs:HEADER", "DID"): {
+        **{0x1040 + kind: f"virtio {name}" for kind, name in _TYPES.items()}, 0x100E: "82540EM", 0x0008: "host bridge",
+        0x0005: "pci-testdev",
+    },
+    (_D + "pci.function_regs:HEADER", "CC"): {
+        0x060000: "host bridge", 0x020000: "Ethernet", 0x010000: "SCSI, which is what virtio disks say", 0x078000: "communication",
+        0x00FF00: "unclassified",
+    },
+    (_D + "pci.function_regs:HEADER", "IPIN"): {0: "none", 1: "INTA", 2: "INTB", 3: "INTC", 4: "INTD"},
+    ("capability", "CAP_ID"): {0x01: "power management", 0x05: "MSI", 0x09: "vendor specific", 0x10: "PCI Express", 0x11: "MSI-X"},
+    ("capability", "NEXT"): {0: "the last"},
+    ("capability", "TYPE"): {
+        1: "common configuration", 2: "doorbells", 3: "interrupt status", 4: "device configuration", 5: "access through here",
+    },
+    (_D + "virtio.pci_regs:REGISTERS", "device_status"): {0: "reset"},
+    (_D + "virtio.pci_regs:REGISTERS", "config_msix_vector"): _NO_VECTOR,
+    (_D + "virtio.pci_regs:REGISTERS", "queue_msix_vector"): _NO_VECTOR,
+    (_D + "virtio.mmio_regs:REGISTERS", "DeviceID"): {0: "none", **_TYPES},
+    (_D + "virtio.mmio_regs:REGISTERS", "MagicValue"): {0x7472_6976: "virt"},
+    (_D + "virtio.mmio_regs:REGISTERS", "Status"): {0: "reset"},
+    (_D + "serial_regs:REGISTERS", "IER"): {0: "no interrupts"},
+    (_D + "i8042_regs:COMMAND_PORT", "COMMAND"): {
+        0x20: "read the command byte", 0x60: "write the command byte", 0xA7: "mouse off", 0xA8: "mouse on", 0xA9: "test the mouse port",
+        0xAA: "self test", 0xAB: "test the keyboard port", 0xAD: "keyboard off", 0xAE: "keyboard on", 0xD0: "read the output port",
+        0xD1: "write the output port", 0xD4: "next byte is for the mouse", 0xFE: "reset the processor",
+    },
+    (_D + "e1000.regs:REGISTERS", "IMC"): {0xFFFF_FFFF: "all of them"},
+    (_D + "fw_cfg_regs:REGISTERS", "SELECTOR"): {
+        0x00: "signature", 0x01: "version and features", 0x05: "number of processors", 0x0F: "most processors", 0x19: "directory of files",
+    },
+}  # fmt: skip
+
 # who answers, by device class as tables name it: what a person calls it
 DEVICES = {
     _D + "serial_regs:REGISTERS": "16550A UART",
@@ -204,3 +243,8 @@ DOCUMENTS = {
 def meaning(table: str, register: str) -> str:
     """What a register is for, "" when its name must do."""
     return MEANINGS.get(table, {}).get(register.partition("[")[0].partition(" of ")[0], "")
+
+
+def value_meaning(table: str, register: str, value: int) -> str:
+    """What one value of a register means, "" as a rule."""
+    return VALUES.get((table, register), {}).get(value, "")

@@ -111,8 +111,8 @@ def _data(exit: Exit, union: str, answer: bytes | None) -> list[Member]:
         is_io = number == uapi.KVM_EXIT_IO
         offset, name = (fields["data_offset"], "(data)") if is_io else (structs.RUN_MMIO_DATA, f"{union}.data")
         if fields["direction" if is_io else "is_write"]:
-            return [Member(offset=offset, name=name, value=_bytes(exit.data), text="what the guest wrote")]
-        return [Member(offset=offset, name=name, value=_bytes(answer or b"") or "-", text="user space's answer goes here")]
+            return [Member(offset=offset, name=name, value=_bytes(exit.data), text="what the guest wrote, lowest byte first")]
+        return [Member(offset=offset, name=name, value=_bytes(answer or b"") or "-", text="user space's answer, lowest byte first")]
     if number == uapi.KVM_EXIT_INTERNAL_ERROR and exit.data:
         return [Member(offset=0x31, name="emulation_failure.insn_bytes", value=_bytes(exit.data), text="the instruction")]
     if fields.get("data"):

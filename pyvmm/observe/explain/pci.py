@@ -14,11 +14,12 @@ HEADER = "pyvmm.devices.pci.function_regs:HEADER"
 CAPABILITY = "capability"
 _ENABLE, _HEADER_END, _CAP_PTR, _CONFIG_SIZE = 1 << 31, 0x40, 0x34, 256
 
+_PLACE = bits("BIR 2:0 which BAR", "OFFSET 31:3 in that BAR")
 _MSIX = (
     Register(name="CONTROL", offset=2, size=2, access="rw", section="PCI 3.0 6.8.2.3",
              fields=bits("SIZE 10:0 vectors, less one", "FMASK 14 masks all vectors", "ENABLE 15")),
-    Register(name="TABLE", offset=4, size=4, access="r", section="PCI 3.0 6.8.2.4", fields=bits("BIR 2:0 which BAR", "OFFSET 31:3 in that BAR")),
-    Register(name="PBA", offset=8, size=4, access="r", section="PCI 3.0 6.8.2.5", fields=bits("BIR 2:0 which BAR", "OFFSET 31:3 in that BAR")),
+    Register(name="TABLE", offset=4, size=4, access="r", section="PCI 3.0 6.8.2.4", fields=_PLACE),
+    Register(name="PBA", offset=8, size=4, access="r", section="PCI 3.0 6.8.2.5", fields=_PLACE),
 )  # fmt: skip
 _S = "Virtio 1.2 4.1.4"
 _VIRTIO = (

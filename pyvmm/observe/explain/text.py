@@ -78,7 +78,7 @@ def _device(access: Access) -> list[str]:
 
 
 def _register(register: Decoded) -> list[str]:
-    of = f" of {register.of}" if register.of else ""
+    of = f" {register.of}" if register.of else ""
     value = f" = {register.shown}" if register.shown else ""
     text = f": {register.text}" if register.text else ""
     note = f" [{register.note}]" if register.note else ""
