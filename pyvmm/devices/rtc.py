@@ -127,7 +127,7 @@ class Rtc:
         self._update()
 
     def restored(self) -> None:
-        """After the state was assigned from outside: line and timer follow. An alarm that came due meanwhile comes now."""
+        """After the state was assigned from outside: line and timer follow. What has come due by its clock comes now."""
         self._update()
 
     @property

@@ -1,11 +1,12 @@
 """A machine's whole state: taken, and put back into the machine it came from (time travel) or one like it.
 
 What is in it: vCPUs, interrupt controllers, PIT, kvmclock; every device's state; guest memory; the clock devices see. What is not:
-the contents of disks, what is on its way in a network or waits at a console, and the wall clock, so the RTC shows the
-time of day after a load, as after a long sleep.
+the contents of disks, and what is on its way in a network or waits at a console. All clocks go on where they stood, the RTC's too.
 """
 
 from __future__ import annotations
+
+from time import time_ns
 
 from pyvmm.errors import ConfigError
 from pyvmm.kvm import state as kvm_state
@@ -28,6 +29,7 @@ class Snapshot(Record):
     Fields:
         fingerprint: what a machine must be to take it; see ``fingerprint``.
         clock: of ``Machine.clock``, nanoseconds.
+        wall: the host's time of day then, nanoseconds since 1970.
         asleep: in S3.
         vcpus, vm: the kernel's part.
         devices: name -> state, plain data; see ``parts``.
@@ -37,6 +39,7 @@ class Snapshot(Record):
 
     fingerprint: dict[str, Any]
     clock: int
+    wall: int
     asleep: bool
     vcpus: list[VcpuState]
     vm: VmState
@@ -68,6 +71,7 @@ def save(machine: Machine) -> Snapshot:
         return Snapshot(
             fingerprint=fingerprint(machine),
             clock=machine.clock(),
+            wall=time_ns(),
             asleep=machine.asleep,
             vcpus=[kvm_state.get(vcpu) for vcpu in machine.vcpus],
             vm=kvm_state.get_vm(machine.vm),
@@ -89,6 +93,7 @@ def load(machine: Machine, snapshot: Snapshot) -> None:
         if machine.coalesced is not None:
             machine.coalesced.stop()
         machine.clock.set(snapshot.clock)
+        states["rtc"].offset += snapshot.wall - time_ns()
         _load_memory(machine, snapshot.memory)
         parts.load(machine, states)
         # Lines have moved, which the interrupt controllers took for edges: their state comes after, and then the local APICs'
