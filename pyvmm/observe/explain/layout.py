@@ -118,12 +118,9 @@ _CONFIG = {"Window": 0x2000, "VirtioMmio": 0x100}  # Virtio 1.2: 4.1.4.6 as pyvm
 
 
 def _state_name(machine: Any, device: Any) -> str:
-    """Under which name States has a device's state: it may share a state with its transport, or its controller."""
-    owner = getattr(device, "controller", device)
-    for name, each in machine.devices.items():
-        if each is owner or getattr(each, "state", each) is getattr(owner, "state", None):
-            return str(name)
-    return ""
+    """Under which name States has a device's state; what a bus maps may be a part of something bigger."""
+    owners = [device, getattr(device, "controller", None), getattr(device, "core", None)]
+    return next((str(name) for name, each in machine.devices.items() if any(each is owner for owner in owners)), "")
 
 
 def states(machine: Any) -> States:
