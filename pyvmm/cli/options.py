@@ -54,6 +54,7 @@ the network (what else: docs/networks.md)
                            stream,addr.type=unix,addr.path=PATH[,server=on][,reconnect=SECONDS]; socket,listen=|connect=
 the run
   --timeout SECONDS        stop with status 124 after that long
+  --load FILE              go on from a snapshot of this guest (docs/snapshots.md), taken with the same options
   -no-reboot               a guest's reset ends the run
   -S                       start paused (Ctrl-A p goes on)
   -unclaimed               list the ports and addresses the guest used and nobody answered
@@ -72,7 +73,7 @@ DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 _WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
-    "drive", "chardev", "object", "netdev",
+    "drive", "chardev", "object", "netdev", "load",
 }  # fmt: skip
 _FLAGS = {
     "nodefaults",
@@ -108,6 +109,7 @@ class Options:
         config: the machine, None when only help was asked for.
         timeout: seconds or None.
         paused: -S.
+        load: path of a snapshot, "" for none.
         guest: the catalogue entry, when GUEST named one.
     """
 
@@ -118,6 +120,7 @@ class Options:
         self.guest: catalogue.Guest | None = None
         self.debugcon = _debugcon(given)
         self.paused = "S" in given
+        self.load = _last(given, "load", "")
         if not ("help" in given or "h" in given):
             self._build(words, given)
 

@@ -41,7 +41,7 @@ def command(arguments: list[str]) -> int:
         return status.OK
     session = Session(options.config, options.debugcon)
     try:
-        reason = session.run(options.timeout, options.paused)
+        reason = session.run(options.timeout, options.paused, options.load)
     finally:
         session.close()
     _tell(reason)
@@ -84,8 +84,9 @@ class Session:
             self.close()
             raise
 
-    def run(self, timeout: float | None = None, paused: bool = False) -> StopReason:
-        """Boots, boots again after each reset unless -no-reboot, wakes from S3. The timeout counts over all, -S for the first."""
+    def run(self, timeout: float | None = None, paused: bool = False, load: str = "") -> StopReason:
+        """Boots, boots again after each reset unless -no-reboot, wakes from S3. The timeout counts over all; -S and a snapshot to
+        ``load`` are for the first."""
         from time import monotonic
 
         deadline = None if timeout is None else monotonic() + timeout
@@ -95,19 +96,24 @@ class Session:
         sleeper: Machine | None = None
         while True:
             left = None if deadline is None else max(deadline - monotonic(), 0.001)
-            reason, machine = self._run_once(left, paused, sleeper)
+            reason, machine = self._run_once(left, paused, sleeper, load)
             sleeper = machine if reason.kind == events.WAKE else None
             if reason.kind == events.TIMEOUT:
                 return reason.replace(detail=f"no end after {timeout:g} s")
             if sleeper is None and (reason.kind != events.RESET or self.config.no_reboot):
                 return reason
-            paused = False
+            paused, load = False, ""
 
-    def _run_once(self, timeout: float | None, paused: bool, sleeper: Machine | None) -> tuple[StopReason, Machine]:
+    def _run_once(self, timeout: float | None, paused: bool, sleeper: Machine | None, load: str) -> tuple[StopReason, Machine]:
         with Machine(
             self.config, self.consoles, debugcon=self.debugcon, sleeper=sleeper,
             drives=self.drives, chardevs=self.chardevs, netdevs=self.netdevs,
         ) as machine:  # fmt: skip
+            if load:
+                from pyvmm.snapshot import file
+
+                for note in file.load(machine, load).notes:
+                    say(f"pyvmm: {load}: {note}")
             self.machine = machine
             try:
                 return self._serve(machine, timeout, paused), machine
