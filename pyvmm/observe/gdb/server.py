@@ -175,7 +175,7 @@ class GdbServer:
         ready = {fd for fd, _ in poll.poll()}
         if self._wake in ready:
             os.eventfd_read(self._wake)
-        while self._posted:  # before new packets: a stop that came first is told first
+        for _ in range(len(self._posted)):  # before new packets: a stop that came first is told first. Not "while": a step may post
             self._posted.popleft()()
         if self._socket.fileno() in ready:
             self._accept()
