@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *a
     assert config is not None
     config = config.replace(coalesce=False)
     console = Collector()
+    console.in_fd, keyboard = os.pipe()
+    os.write(keyboard, catalogue.load()[name].input if name in catalogue.load() else b"")
     drives = {drive.id: open_drive(drive) for drive in config.drives}
     netdevs = open_netdevs(config.netdevs)
     try:
@@ -37,6 +40,8 @@ def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *a
             _Watcher(machine, visit, limit)
             machine.run(catalogue.find(name).timeout * 4 if name in catalogue.load() else 60)
     finally:
+        os.close(keyboard)
+        os.close(console.in_fd)
         for drive in drives.values():
             drive.close()
         for netdev in netdevs.values():

@@ -140,20 +140,23 @@ def _find(access: Access, window: Window, layout: Layout, before: States) -> tup
     """The registers, and whose state their values depend on ("" for the device's own)."""
     if not window.tables:
         return [], ""
-    start, table = next(pair for pair in reversed(window.tables) if pair[0] <= access.offset or pair[0] == 0)
-    offset = access.offset - start
     state = before.get(window.state, {})
-    found = find(table, offset, access.size, access.is_write, state)
-    if start:
+    found: list[Found] = []
+    for start, table in reversed(window.tables):  # what lies inside comes last, and has gaps
+        if start <= access.offset:
+            found = find(table, access.offset - start, access.size, access.is_write, state)
+        if found:
+            break
+    if found and start:
         access.where += f"{', ' if access.where else ''}the device's configuration space"
     selected = state.get("address")
-    if table != pci.BUS or offset < 4 or selected is None:
+    if table != pci.BUS or access.offset < 4 or selected is None:
         return found, ""
     function = pci.chosen(layout, selected)
     if function is None:
         access.where = f"configuration of {pci.address(selected, layout)}"
         return found, ""
-    access.function, access.config_at = function.name, pci.register_offset(selected, offset - 4, access.size)
+    access.function, access.config_at = function.name, pci.register_offset(selected, access.offset - 4, access.size)
     inner, access.capability = pci.registers(function, access.config_at, access.size, access.is_write, before)
     return inner, function.state
 
@@ -175,7 +178,7 @@ def _register(found: Found, value: int | None, access: Access, state: dict[str, 
     if found.wrong_way:
         notes.append("cannot be written: the write changes nothing" if access.is_write else "cannot be read: the value means nothing")
     whole = covered(found, access.size) == (1 << 8 * register.size) - 1
-    if not whole:
+    if not whole and register.size <= _WIDEST:
         notes.append(f"only {'this part' if access.size < register.size else 'a part'} of its {register.size} bytes")
     decoded = Decoded(
         name=found.name,
@@ -227,18 +230,18 @@ def _reentry(access: Access, site: Site | None) -> str:
     instruction = site.instruction if site is not None else None
     name = f"'{instruction.text}'" if instruction is not None else "the instruction"
     behind = site is not None and site.behind
+    to_page_end = -access.address & 0xFFF
+    more = " If the guest asked for more bytes, the rest is another exit." if access.size in (_WIDEST, to_page_end) else ""
     if access.space == "pio" and not access.is_write:
         string = instruction is not None and instruction.mnemonic.split()[-1].startswith("ins")
         target = "the guest's memory at es:di" if string else {1: "al", 2: "ax", 4: "eax"}.get(access.size, "the register")
         return f"KVM copies {amount} from io.data_offset in the page to {target}, moves rip behind {name} and enters the guest."
     if access.space == "pio":
-        moved = "rip is behind it already" if behind else f"KVM moves rip behind {name}"
+        moved = f"rip is behind {name} already" if behind else f"KVM moves rip behind {name}"
         return f"There is nothing to bring back: {moved}, and the guest goes on."
     if not access.is_write:
         return (
-            f"KVM takes {amount} from mmio.data at {structs.RUN_MMIO_DATA:#x} in the page and its emulator finishes {name} with them. "
-            "A longer access exits again for its rest."
+            f"KVM takes {amount} from mmio.data at {structs.RUN_MMIO_DATA:#x} in the page and its emulator finishes {name} with them.{more}"
         )
-    return (
-        f"The emulator has finished {name}: the guest goes on behind it. A longer access, or one across a page, exits again for its rest."
-    )
+    moved = f"KVM's emulator has moved rip behind {name}" if behind else f"KVM's emulator finishes {name}"
+    return f"There is nothing to bring back: {moved}, and the guest goes on.{more}"

@@ -133,7 +133,7 @@ def _values(access: Access) -> str:
     value = access.values[0]
     shown = f"{value:#0{2 + 2 * access.size}x}"
     for each in access.registers:
-        if each.value == value and each.shown.endswith("'"):
+        if len(access.registers) == 1 and each.value == value and each.shown.endswith(("'", ")")):
             return each.shown
     return shown
 

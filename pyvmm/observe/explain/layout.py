@@ -89,7 +89,7 @@ class Layout(Record):
                     name=function.name,
                     vendor=function.read_config(0, 2),
                     device=function.read_config(2, 2),
-                    state=_state_name(machine, function) or function.name,
+                    state=_function_state(machine, function),
                 )
                 for devfn, function in functions.items()
             },
@@ -123,6 +123,11 @@ def _state_name(machine: Any, device: Any) -> str:
     return next((str(name) for name, each in machine.devices.items() if any(each is owner for owner in owners)), "")
 
 
+def _function_state(machine: Any, function: Any) -> str:
+    """A function's own state is its configuration space; its core's is another."""
+    return next((str(name) for name, each in machine.devices.items() if each is function), function.name)
+
+
 def states(machine: Any) -> States:
     """The state of every device, as plain data that no longer changes. With the machine lock held, or the vCPUs parked."""
     found: States = {}
@@ -130,8 +135,7 @@ def states(machine: Any) -> States:
         state = plain(device.state)
         found[name] = state if isinstance(state, dict) else {}
     for function in machine.pci.functions.values():
-        if not _state_name(machine, function):
-            found[function.name] = plain(function.state)
+        found.setdefault(_function_state(machine, function), plain(function.state))
     return found
 
 

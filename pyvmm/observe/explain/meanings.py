@@ -186,6 +186,7 @@ VALUES: dict[tuple[str, str], dict[int, str]] = {
     (_D + "virtio.mmio_regs:REGISTERS", "MagicValue"): {0x7472_6976: "virt"},
     (_D + "virtio.mmio_regs:REGISTERS", "Status"): {0: "reset"},
     (_D + "serial_regs:REGISTERS", "IER"): {0: "no interrupts"},
+    (_D + "acpi_pm_regs:REGISTERS", "PM1_CNT"): {0x2000: "power off", 0x2400: "sleep, S3"},
     (_D + "i8042_regs:COMMAND_PORT", "COMMAND"): {
         0x20: "read the command byte", 0x60: "write the command byte", 0xA7: "mouse off", 0xA8: "mouse on", 0xA9: "test the mouse port",
         0xAA: "self test", 0xAB: "test the keyboard port", 0xAD: "keyboard off", 0xAE: "keyboard on", 0xD0: "read the output port",
@@ -242,7 +243,8 @@ DOCUMENTS = {
 
 def meaning(table: str, register: str) -> str:
     """What a register is for, "" when its name must do."""
-    return MEANINGS.get(table, {}).get(register.partition("[")[0].partition(" of ")[0], "")
+    name = register.partition("[")[0].partition(" of ")[0].partition("+")[0]
+    return MEANINGS.get(table, {}).get(name, "")
 
 
 def value_meaning(table: str, register: str, value: int) -> str:

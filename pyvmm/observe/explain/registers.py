@@ -48,6 +48,7 @@ _INDEXED = {
     (_E1000_IO, "IODATA"): ("address", 0xFFFF_FFFF, _E1000),
 }
 _ONLY = {(_PCI_BUS, "CONFADD"): 4}  # accesses of other sizes are somebody else's
+_LARGEST = 8  # bytes of a register that deserves the name
 # fields that are addresses or lengths without their lowest bits: people want the whole number
 _IN_PLACE = {("BASE", 4), ("ADDR", 4), ("OFFSET", 3), ("LEN", 7), ("RTL", 3), ("RTH", 3)}
 _CHARACTERS = {"THR", "RBR", "DEBUGCON", "EMERG_WR"}  # registers whose values are characters
@@ -106,6 +107,8 @@ def find(name: str, offset: int, size: int, is_write: bool, state: State | None 
             continue
         at, label = _place(name, register, offset)
         if at < offset + size and offset < at + register.size:
+            if register.size > _LARGEST:  # memory: any byte of it can be the first
+                label, at = f"{label}+{offset - at:#x}", offset
             touched.append(Found(register=register, name=label, table=name, shift=8 * (offset - at)))
     exact = [each for each in touched if each.shift == 0 and each.register.size == size]
     touched = exact or touched

@@ -91,16 +91,20 @@ def _before(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, bits: int) -
             length = min(length - 1, linear_address(sregs, sregs.cs, regs.rip) & 0xFFF)
             start = linear_address(sregs, sregs.cs, regs.rip - length)
             data = b"" if length else data
-    single = [disasm.decode(data[at:], regs.rip - length + at, bits, 1) for at in range(length)]
+    base = regs.rip - length
+    known: dict[int, Instruction] = {}  # by offset
+    for first in range(length):
+        if first not in known:  # decoders that start apart fall into step after a few instructions
+            known.update((each.address - base, each) for each in disasm.decode(data[first:], base + first, bits))
     votes: dict[int, int] = {}
     for first in range(length):
         at = first
-        while at < length and single[at]:
-            step = len(single[at][0].data)
-            if at + step == length:
+        while at in known:
+            end = at + len(known[at].data)
+            if end == length:
                 votes[at] = votes.get(at, 0) + 1
-            at += step
-    likely = [single[at][0] for at in sorted(votes, key=lambda each: -votes[each]) if _fits(exit, single[at][0])]
+            at = end
+    likely = [known[at] for at in sorted(votes, key=lambda each: -votes[each]) if _fits(exit, known[at])]
     if exit.number == uapi.KVM_EXIT_MMIO:
         likely.sort(key=lambda each: not _reaches(exit, each, regs, sregs, memory))
     return likely[0] if likely else None

@@ -49,6 +49,7 @@ def test_windows_functions_and_memory() -> None:
     assert found.find("pio", 0x400) is None
     assert found.functions[0].name == "host-bridge"
     assert (found.functions[8].name, found.functions[8].vendor, found.functions[8].device) == ("rng0", 0x1AF4, 0x1044)
+    assert found.functions[8].state == "rng0-card" and found.functions[0].state == "host-bridge"
     assert found.ram == [(0, MIB)] and found.is_ram(MIB - 1) and not found.is_ram(MIB)
 
 

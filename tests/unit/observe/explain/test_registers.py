@@ -62,6 +62,11 @@ def test_a_part_stands_where_it_belongs() -> None:
     assert (part(low, 0xB060, 2), part(msr, 0xB060, 2)) == (0x60, 0xB0)
 
 
+def test_memory_has_no_bytes_of_its_own() -> None:
+    (found,) = find("pyvmm.devices.pc_testdev_regs:MEMORY", 0x100, 2, True)
+    assert (found.name, part(found, 0x1234, 2)) == ("MEMORY+0x100", 0x1234)
+
+
 def test_fields() -> None:
     (lcr,) = find(SERIAL, 3, 1, True)
     told = [(each.name, each.place, each.value) for each in fields(lcr, 0x83, 1)]
