@@ -63,6 +63,7 @@ class FakeTarget:
     def kill(self) -> None:
         self.log.append("kill")
         self._finish()
+        self.breakpoints.clear()
         self.killed = True
 
     def vcpus(self) -> int:
@@ -155,6 +156,7 @@ class FakeTarget:
         self.running.clear()
         if event.reason == target.EXITED:
             self._ended = event
+            self.breakpoints.clear()
         stopped(event)
 
     def _step(self, vcpu: int) -> StopEvent | None:

@@ -61,16 +61,21 @@ class StopEvent(FrozenRecord):
 if TYPE_CHECKING:
 
     class Target(Protocol):
-        """A machine under a debugger. Each method may raise TargetError."""
+        """A machine under a debugger. Each method may raise TargetError.
+
+        gdb's breakpoints live from ``insert_breakpoint`` to ``remove_breakpoint``, ``detach``, ``kill``, EXITED or KILLED, whichever
+        comes first. A guest that resets itself has not EXITED: gdb stays, and so do its breakpoints.
+        Only ``interrupt``, ``detach``, ``kill``, ``vcpus`` and ``reversible`` are asked for between a resume and its stop.
+        """
 
         def attach(self, say: Say) -> StopEvent:
             """gdb has come: stops the machine. Returns why it stands still (ATTACHED, or the last reason if it stood already)."""
 
         def detach(self) -> None:
-            """gdb has gone or lets go; its breakpoints are removed already. The machine goes on."""
+            """gdb has gone or lets go, perhaps while resumed: its breakpoints go, the machine goes on, no stop is told any more."""
 
         def kill(self) -> None:
-            """Ends the machine."""
+            """Ends the machine, perhaps while resumed."""
 
         def vcpus(self) -> int:
             """How many there are."""
