@@ -17,7 +17,7 @@ import os
 import zlib
 from struct import Struct
 
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, KvmError
 from pyvmm.kvm.state import VcpuState, VmState
 from pyvmm.layout import PAGE
 from pyvmm.snapshot import capture
@@ -85,6 +85,10 @@ def load(machine: Machine, path: str) -> Snapshot:
         machine.load(snapshot)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except KvmError as error:
+        raise ConfigError(f"{path}: the kernel does not take the snapshot ({error}): take it again, on this host") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a number no device has ever had
+        raise ConfigError(f"{path}: the snapshot is damaged ({type(error).__name__}: {error})") from None
     return snapshot
 
 

@@ -34,10 +34,8 @@ def plain(value: Any) -> Any:
 
 
 def shaped(like: Any, value: Any, where: str = "") -> Any:
-    """``value``, plain, as something of the shape of ``like``.
-
-    Records and dicts have the same names, lists of fixed contents (numbers, records) the length they had; bytes and lists may
-    grow from empty ones. Where ``like`` is None anything simple goes, and None goes for a number.
+    """``value``, plain, as something of the shape of ``like``: records and dicts with the same names, lists of records with as many;
+    other lists and bytes may have any length (see ``fixed``).
 
     Raises:
         Misfit
@@ -53,15 +51,14 @@ def shaped(like: Any, value: Any, where: str = "") -> Any:
         if like and isinstance(like[0], Record):
             _check(len(value) == len(like), where)
             return [shaped(like[at], each, f"{where}[{at}]") for at, each in enumerate(value)]
-        _check(all(type(each) in (int, bytes) for each in value), where)
+        kinds = {type(each) for each in like} or {int, bytes}
+        _check(all(type(each) in kinds for each in value), where)
         return type(like)(value)
     if isinstance(like, (bytes, bytearray)):
         _check(type(value) is bytes, where)
         return type(like)(value)
-    if like is None or type(like) is int:
-        _check(value is None or type(value) in (int, bool) or like is None and type(value) is str, where)
-        return value
-    _check(type(value) is type(like), where)
+    numbers = (int, bool)  # a flag may be either
+    _check(type(value) is type(like) or type(value) in numbers and type(like) in numbers, where)
     return value
 
 
