@@ -58,10 +58,10 @@ def _sample(command: list[str], load: Load) -> Mapping[str, float]:
     return taken
 
 
-def rows(label: str, unit: str, results: Results, first: str, other: str) -> list[list[str]]:
+def rows(label: str, unit: str, results: Results, first: str, other: str, each: str = "request") -> list[list[str]]:
     """Rate, CPU time and exits of one load, a column per contestant, and what ``first`` is in relation to ``other``."""
     table = []
-    for quantity, text, digits in (("rate", unit, 0), ("cpu", "CPU time, us per request", 1), ("exits", "user-space exits per request", 2)):
+    for quantity, text, digits in (("rate", unit, 0), ("cpu", f"CPU time, us per {each}", 1), ("exits", f"user-space exits per {each}", 2)):
         found = {name: samples[quantity] for name, samples in results.items() if quantity in samples}
         if not found:
             continue
