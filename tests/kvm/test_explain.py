@@ -55,7 +55,7 @@ def test_transcript(name: str) -> None:
     if any(nic.startswith("user") for nic in GUESTS[name].nic) and (missing := network.why_no_user()):
         pytest.skip(missing)
     told: list[Explanation] = []
-    explanations(name, told.append, LIMIT)
+    explanations(name, told.append, LIMIT, repeats=4)
     for each in told:
         assert max(map(len, render(each).split("\n"))) <= WIDTH
         assert each.access is None or not each.access.device or each.access.registers, each.line

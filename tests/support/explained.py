@@ -18,11 +18,16 @@ from pyvmm.observe.explain.layout import Layout, states
 from pyvmm.observe.explain.who import locate
 from tests.support.vm import Collector
 
+_TIMEOUT = 120.0  # seconds
 EXITS = (*uapi.EXIT_NAMES, 98)
 
 
-def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *arguments: str) -> str:
+def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *arguments: str, repeats: int = 1 << 30) -> str:
     """Runs a catalogue guest, or whatever ``pyvmm run`` takes, and calls ``visit`` for each of its first exits, in order.
+
+    Args:
+        limit: how many.
+        repeats: how many of those that one instruction makes at one address; more pass by unseen, and quickly.
 
     Returns:
         The guest's console output.
@@ -37,8 +42,8 @@ def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *a
     netdevs = open_netdevs(config.netdevs)
     try:
         with Machine(config, [console], drives=drives, netdevs=netdevs) as machine:
-            _Watcher(machine, visit, limit)
-            machine.run(catalogue.find(name).timeout * 4 if name in catalogue.load() else 60)
+            _Watcher(machine, visit, limit, repeats)
+            machine.run(_TIMEOUT)
     finally:
         os.close(keyboard)
         os.close(console.in_fd)
@@ -52,8 +57,9 @@ def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *a
 class _Watcher:
     """Wraps every entry of every run loop's table."""
 
-    def __init__(self, machine: Machine, visit: Callable[[Explanation], None], limit: int) -> None:
-        self.machine, self.visit, self.left = machine, visit, limit
+    def __init__(self, machine: Machine, visit: Callable[[Explanation], None], limit: int, repeats: int) -> None:
+        self.machine, self.visit, self.left, self.repeats = machine, visit, limit, repeats
+        self.seen: dict[tuple[int, ...], int] = {}
         self.emulated = emulates_ring0()
         for index, loop in enumerate(machine.runloops):
             for number in EXITS:
@@ -63,10 +69,15 @@ class _Watcher:
     def _exit(self, index: int, inner: Callable[[], None]) -> None:
         if self.left <= 0:
             return inner()
-        self.left -= 1
         vcpu, machine = self.machine.vcpus[index], self.machine
         exit = exits.decode(vcpu.page)
-        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+        regs = vcpu.get_regs()
+        place = (exit.number, regs.rip, exit.fields.get("port", exit.fields.get("address", 0)), machine.pci.state.address)
+        self.seen[place] = self.seen.get(place, 0) + 1
+        if self.seen[place] > self.repeats:
+            return inner()
+        self.left -= 1
+        sregs = vcpu.get_sregs()
         with machine.lock:
             layout, before = Layout.of(machine), states(machine)
         site = locate(exit, regs, sregs, machine.memory, emulated=self.emulated)
