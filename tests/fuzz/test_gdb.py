@@ -62,8 +62,10 @@ class Erratic(FakeTarget):
         super().__init__()
         self.rng = rng
         self.waiting: list[target.Stopped] = []
+        self.resumed = False
 
     def _moody(self) -> None:
+        assert not self.resumed
         if self.rng.random() < 0.02:
             raise TargetError("not\nnow: \x00#$}*")
 
@@ -79,12 +81,32 @@ class Erratic(FakeTarget):
         self._moody()
         assert actions and all(0 <= vcpu < 2 for vcpu in actions)
         self.waiting.append(stopped)
+        self.resumed = True
         if self.rng.random() < 0.3:
             self.stop()
 
+    def detach(self) -> None:
+        self.resumed = False
+        super().detach()
+
+    def kill(self) -> None:
+        self.resumed = False
+        super().kill()
+
     def interrupt(self) -> None:
-        self._moody()
         self.stop()
+
+    def read_memory(self, vcpu: int, address: int, length: int) -> bytes:
+        self._moody()
+        return super().read_memory(vcpu, address, length)
+
+    def write_memory(self, vcpu: int, address: int, data: bytes) -> None:
+        self._moody()
+        super().write_memory(vcpu, address, data)
+
+    def write_registers(self, vcpu: int, values: dict[str, int]) -> None:
+        self._moody()
+        super().write_registers(vcpu, values)
 
     def insert_breakpoint(self, kind: str, address: int, length: int) -> None:
         self._moody()
@@ -104,6 +126,7 @@ class Erratic(FakeTarget):
         )
         if reason in rare and self.waiting:
             self._ended = event
+        self.resumed = False
         for stopped in self.waiting[-2:]:
             stopped(event)
         del self.waiting[:-4]

@@ -252,6 +252,8 @@ def _alive(session: Session, body: bytes) -> bytes:
 
 
 def _why(session: Session, body: bytes) -> bytes:
+    if session.running:
+        raise TargetError("the guest is running")
     return session.stop_reply()
 
 

@@ -17,6 +17,8 @@ _OUTPUT_MAX = 1 << 20  # characters of a monitor command's output
 
 
 def _supported(session: Session, body: bytes) -> bytes:
+    if session.refusal:
+        raise TargetError(session.refusal)  # gdb shows the words of an error here; at "?" it would wait for ever
     session.features = {each[:-1].decode(errors="replace") for each in body.split(b";") if each.endswith(b"+")}
     features = [f"PacketSize={framing.PACKET_SIZE:x}", "QStartNoAckMode+", "qXfer:features:read+", "qXfer:threads:read+", "vContSupported+"]
     features += [f"{name}+" for name in ("swbreak", "hwbreak") if name in session.features]

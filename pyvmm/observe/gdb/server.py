@@ -177,11 +177,11 @@ class GdbServer:
             os.eventfd_read(self._wake)
         for _ in range(len(self._posted)):  # before new packets: a stop that came first is told first. Not "while": a step may post
             self._posted.popleft()()
-        if self._socket.fileno() in ready:
-            self._accept()
         if client is not None and client is self._client and client.fileno() in ready:
             self._exchange(client)
         self._flush()
+        if self._socket.fileno() in ready:  # last: a gdb that hangs up and calls again is not turned away for its old call
+            self._accept()
         while self._session is not None and self._session.pending and not self._outgoing:
             self._session.work()
             self._finish_if_over()
@@ -196,6 +196,7 @@ class GdbServer:
             client.close()
             return
         client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # gdb's computer may be gone without a word
         if not self._path:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._client = client

@@ -50,6 +50,7 @@ class Session:
     Attributes:
         state: STOPPED, RUNNING or NONE (detached, killed, ended).
         over: gdb wants no more; the connection can be closed.
+        refusal: why the target could not be attached to, "" when it could.
         failures: bugs met (exceptions that are no PyvmmError); gdb was told, the session goes on.
     """
 
@@ -66,6 +67,7 @@ class Session:
         self.registers = description.registers
         self.state = NONE
         self.over = False
+        self.refusal = ""
         self.failures: list[BaseException] = []
         self.features: set[str] = set()  # gdb's
         self.selected = 0  # the vCPU that registers and memory are read of (Hg)
@@ -90,7 +92,8 @@ class Session:
     # --- the connection ----------------------------------------------------------------------------------------------
     def open(self) -> None:
         """gdb has connected: the machine stops."""
-        self._guarded(self.attach)
+        failed = self._guarded(self.attach)
+        self.refusal = framing.unescape(failed[2:]).decode(errors="replace") if failed is not None else ""
 
     def close(self) -> None:
         """The connection is gone."""
@@ -186,6 +189,7 @@ class Session:
     def attach(self) -> None:
         """Stops the machine, when there is one."""
         self._forget()
+        self.refusal = ""
         self.last = self.target.attach(self.say)
         self.selected = self.last.vcpu
         self.state = NONE if self.last.reason in (target.EXITED, target.KILLED) else STOPPED
@@ -240,7 +244,7 @@ class Session:
             self._break_in = True
             failed = self._guarded(self.target.interrupt)
             if failed is not None:
-                self._tell(failed[2:].decode(errors="replace") + "\n")
+                self._tell(framing.unescape(failed[2:]).decode(errors="replace") + "\n")
 
     def _stopped(self, event: StopEvent, turn: int) -> None:
         if turn != self._turn or self.state != RUNNING:

@@ -109,13 +109,16 @@ if TYPE_CHECKING:
             """Returns at once. vCPUs without an action stay where they are. Any stop stops them all; then ``stopped``, once."""
 
         def reverse_step(self, vcpu: int, stopped: Stopped) -> None:
-            """One instruction back. Returns at once, or works it off."""
+            """One instruction back. May work it off before it returns, if that is quick: Ctrl-C is not seen meanwhile."""
 
         def reverse_continue(self, stopped: Stopped) -> None:
-            """Back to the last breakpoint hit before now, or HISTORY_BEGIN. Returns at once, or works it off."""
+            """Back to the last breakpoint hit before now, or HISTORY_BEGIN. Likewise."""
 
         def interrupt(self) -> None:
-            """Ctrl-C while resumed: leads to ``stopped`` soon, with INTERRUPTED if nothing else came first. Returns at once."""
+            """Ctrl-C while resumed: leads to ``stopped`` soon, with INTERRUPTED if nothing else came first. Returns at once.
+
+            It may come just after the machine has stopped by itself: then it does nothing, not even to the next resume.
+            """
 
         def monitor(self, command: str) -> str:
             """Carries out a command of the user; returns what to show, with its line ends."""

@@ -13,14 +13,16 @@ import pytest
 
 from pyvmm.observe.gdb.registers import I386
 from pyvmm.observe.gdb.server import Address, GdbServer
+from pyvmm.observe.gdb.target import TargetError
 from tests.support.gdb_target import HLT, INC, NOP, FakeTarget
 
 if TYPE_CHECKING:
     from pyvmm.observe.gdb.registers import Description
+    from pyvmm.observe.gdb.target import Say, StopEvent
 
 GDB = shutil.which("gdb")
 pytestmark = pytest.mark.skipif(GDB is None, reason="gdb is not installed (apt-get install gdb)")
-SECONDS = 60
+SECONDS = 30
 
 
 class Run:
@@ -148,6 +150,14 @@ def test_the_guest_ends(tmp_path: Path) -> None:
 def test_the_guest_crashes(tmp_path: Path) -> None:
     output = _gdb(FakeTarget(b"\xcc"), tmp_path, "continue", "p $pc", "detach")
     assert "an instruction nobody knows\n" in output and "SIGABRT" in output and "0x1000" in output, output
+
+
+def test_a_target_that_refuses(tmp_path: Path) -> None:
+    class Refusing(FakeTarget):
+        def attach(self, say: Say) -> StopEvent:
+            raise TargetError("somebody else has it")
+
+    assert "somebody else has it" in _gdb(Refusing(), tmp_path)
 
 
 def test_kill(tmp_path: Path) -> None:

@@ -102,6 +102,16 @@ def test_one_after_another_and_not_two_at_once(server: GdbServer, fake: FakeTarg
     assert fake.log == ["attach", "detach"] * 3
 
 
+def test_calling_again_at_once(server: GdbServer, fake: FakeTarget) -> None:
+    client = _connect(server)
+    for _ in range(50):
+        client.sendall(framing.frame(b"g"))
+        client.close()
+        client = _connect(server)
+        assert _ask(client, b"qC") == b"QC1"
+    client.close()
+
+
 def test_hanging_up_while_the_guest_runs(server: GdbServer, fake: FakeTarget) -> None:
     with _connect(server) as client:
         client.sendall(framing.frame(b"vCont;c"))

@@ -13,7 +13,7 @@ from tests.support.gdb_target import FakeTarget
 if TYPE_CHECKING:
     import pytest
 
-    from pyvmm.observe.gdb.target import Stopped
+    from pyvmm.observe.gdb.target import Say, Stopped
 
 
 class Manual(FakeTarget):
@@ -146,6 +146,32 @@ def test_who_does_not_read_is_not_served() -> None:
         wire.clear()
         session.work()
     assert not session.pending
+
+
+def test_a_target_that_refuses() -> None:
+    class Refusing(FakeTarget):
+        def attach(self, say: Say) -> StopEvent:
+            raise target.TargetError("somebody else has it, #1")
+
+    client = Client(Refusing())
+    assert framing.unescape(client.ask(b"qSupported:swbreak+")) == b"E.somebody else has it, #1"
+    assert client.ask(b"?") == b"W00"
+    assert client.ask(b"g").startswith(b"E.there is no machine")
+    client.session.close()
+
+
+def test_no_question_to_a_guest_that_runs() -> None:
+    class Shy(Manual):
+        def read_registers(self, vcpu: int) -> dict[str, int]:
+            assert not self.stops
+            return super().read_registers(vcpu)
+
+    client = Client(Shy())
+    client.send(b"vCont;c")
+    assert client.ask(b"?") == b"E.the guest is running"
+    assert client.ask(b"qThreadExtraInfo,1") == b"running".hex().encode()
+    assert client.ask(b"qC") == b"QC1"
+    assert not client.session.failures
 
 
 def test_end_of_the_machine_at_attach(monkeypatch: pytest.MonkeyPatch) -> None:
