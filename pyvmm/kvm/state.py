@@ -28,6 +28,7 @@ _TSC, _TSC_DEADLINE = 0x10, 0x6E0
 _WALL_CLOCKS = [0x11, 0x4B56_4D00]  # writing one of KVM's two has KVM write the time into guest memory
 _REGS, _SREGS, _SREGS2, _XCRS, _DEBUGREGS, _EVENTS = 144, 312, 320, 392, 128, 64  # bytes of the structures (uapi)
 _CHIPS = (uapi.KVM_IRQCHIP_PIC_MASTER, uapi.KVM_IRQCHIP_PIC_SLAVE, uapi.KVM_IRQCHIP_IOAPIC)
+_HYPERV = range(0x4000_0000, 0x4000_0200)  # no CPUID of ours offers them; writing one has KVM set Hyper-V up for the guest
 _FAR = 1 << 40  # TSC ticks: minutes; KVM takes a value within a second of the one it expects for "the same as the others'"
 
 _readable: list[int] = []  # MSRs this host gives, in the kernel's order; found out at the first get
@@ -162,7 +163,7 @@ def _tsc_khz(vcpu: Vcpu) -> int:
 
 def _get_msrs(vcpu: Vcpu) -> dict[int, int]:
     if not _readable:
-        _readable.extend(vcpu.get_msrs(vcpu.vm.kvm.msr_indices()))
+        _readable.extend(vcpu.get_msrs([index for index in vcpu.vm.kvm.msr_indices() if index not in _HYPERV]))
     return vcpu.get_msrs(_readable)
 
 

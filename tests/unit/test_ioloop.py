@@ -12,7 +12,7 @@ from time import monotonic_ns
 
 import pytest
 
-from pyvmm.ioloop import IoLoop
+from pyvmm.ioloop import GuestClock, IoLoop
 
 SOON = 5_000_000  # nanoseconds
 NEVER = 3600 * 10**9
@@ -299,3 +299,28 @@ def test_given_up_when_abandoned_or_overdue(loop: IoLoop) -> None:
     assert not loop.given_up()
     loop.deadline.arm(monotonic_ns())
     assert loop.given_up()
+
+
+# --- the guest's clock ---------------------------------------------------------------------------------------------------
+
+
+def test_the_guests_clock_goes_on_where_it_is_set(loop: IoLoop) -> None:
+    clock = GuestClock(loop)
+    assert abs(clock() - monotonic_ns()) < NEVER
+    clock.set(1000)
+    assert 1000 <= clock() < 1000 + NEVER
+    before = clock()
+    assert clock() >= before
+
+
+@pytest.mark.parametrize("now", [0, 10**18])
+def test_its_timers_take_its_time(loop: IoLoop, now: int) -> None:
+    clock = GuestClock(loop)
+    clock.set(now)
+    early = clock.make_timer(lambda: pytest.fail("cancelled"))
+    early.arm(clock())
+    early.cancel()
+    clock.make_timer(loop.stop).arm(clock() + SOON)
+    began = monotonic_ns()
+    run(loop)
+    assert monotonic_ns() - began >= SOON

@@ -75,3 +75,21 @@ def test_e820_covers_ram_without_overlap(size: int) -> None:
         assert start + length <= following
     ram = sum(length for _, length, kind in entries if kind == layout.E820_RAM)
     assert ram == size - (layout.ONE_MIB - layout.EBDA)
+
+
+def test_a_record_has_the_pages_of_every_view() -> None:
+    ram = memory.GuestMemory(MIB)
+    assert not ram.tracked
+    record = ram.track()
+    assert ram.tracked
+    ram.write(0x1FFE, b"over the end")
+    ram.view(0x5000, 0)
+    ram.unpack("<I", 0x7000)
+    with pytest.raises(GuestFault):
+        ram.write(MIB - 1, b"no")
+    assert record.take() == {1, 2, 7}
+    assert record.take() == set()
+    record.close()
+    assert not ram.tracked
+    ram.write(0, b"x")
+    assert record.take() == set()

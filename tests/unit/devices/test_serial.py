@@ -212,9 +212,7 @@ def test_8_4_errors_show_when_their_character_is_at_the_front(rig: Rig) -> None:
 # --- 8.8 modem control, loopback ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("mcr", "msr"), [(0x10, 0x00), (0x11, 0x20), (0x12, 0x10), (0x14, 0x40), (0x18, 0x80), (0x1A, 0x90), (0x1F, 0xF0)]
-)
+@pytest.mark.parametrize(("mcr", "msr"), [(0x10, 0x00), (0x11, 0x20), (0x12, 0x10), (0x14, 0x40), (0x18, 0x80), (0x1A, 0x90), (0x1F, 0xF0)])
 def test_8_8_loopback_turns_outputs_into_inputs(rig: Rig, mcr: int, msr: int) -> None:
     rig.o(MCR, mcr)
     assert rig.i(MSR) & 0xF0 == msr
@@ -495,3 +493,19 @@ def test_two_uarts_do_not_share_their_fifo() -> None:
     one.uart.receive(b"x")
     assert other.uart.state.rx == []
     assert uart.FIFO_SIZE == 16
+
+
+def test_refused_input_comes_into_a_restored_port(rig: Rig) -> None:
+    rig.o(IIR_FCR, 0x01)
+    empty = rig.uart.state.replace(rx=[])
+    pending = bytearray(range(20))
+
+    def feed() -> None:
+        del pending[: rig.uart.receive(bytes(pending))]
+
+    rig.uart.on_room = feed
+    feed()
+    assert len(pending) == 4
+    rig.uart.state = empty
+    rig.uart.restored()
+    assert not pending

@@ -48,7 +48,7 @@ def test_what_is_not_plain_cannot_be_packed() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"x", b"i;", b"i", b"i1", b"i1.5;", b"i--1;", b"i 1;", b"i" + b"9" * 5000 + b";", 
+        b"", b"x", b"i;", b"i", b"i1", b"i1.5;", b"i--1;", b"i 1;", b"i" + b"9" * 5000 + b";",
         b"b", b"b1:", b"b-1:", b"b99999999999999999999:",
         b"s1:\xff", b"[", b"[N", b"{", b"{N", b"{i1;}", b"{NN}", b"{b1:aN}", b"]", b"NN", b"[" * 100 + b"]" * 100, b"[" * 100_000,
     ],

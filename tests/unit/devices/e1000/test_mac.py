@@ -243,3 +243,35 @@ def test_restored_where_there_is_no_link_the_driver_is_told() -> None:
     assert not twin.read(c.STATUS) & c.STATUS_LU
     assert twin.line.level == 1
     assert twin.read(c.ICR) & c.LSC
+
+
+def test_a_restored_line_is_where_it_was_under_moderation() -> None:
+    rig = Rig()
+    Driver(rig).open()
+    rig.write(c.ITR, 1000)
+    rig.write(c.IMS, c.CAUSES)
+    rig.time.advance(10**9)
+    rig.write(c.ICS, c.LSC)
+    assert rig.line.level == 1
+    twin = Rig(memory=rig.memory)
+    twin.card.state.intx = rig.card.state.intx
+    twin.card.mac.state = copy(rig.card.mac.state)
+    twin.card.mac.restored()
+    assert twin.line.level == 1
+    twin.read(c.ICR)
+    assert twin.line.level == 0
+    twin.card.mac.state = copy(rig.card.mac.state)
+    rig.read(c.ICR)
+    rig.card.mac.state = copy(twin.card.mac.state)
+    rig.card.mac.restored()
+    assert rig.line.level == 1
+    assert rig.card.mac.lasting()
+
+
+def test_rings_are_told_of() -> None:
+    rig = Rig()
+    assert rig.card.mac.lasting() == []
+    Driver(rig).open()
+    ranges = rig.card.mac.lasting()
+    assert [gpa for gpa, _ in ranges] == [rig.read(c.RDBAL), rig.read(c.TDBAL)]
+    assert [length for _, length in ranges] == [rig.read(c.RDLEN), rig.read(c.TDLEN)]

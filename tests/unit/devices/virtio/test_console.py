@@ -226,3 +226,35 @@ def test_emergency_write_works_without_a_driver() -> None:
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_any_read(rig: Rig, offset: int, size: int) -> None:
     assert 0 <= rig.console.read_config(offset, size) < 1 << 8 * size
+
+
+def test_a_message_goes_on_in_another_machine(rig: Rig) -> None:
+    text = bytes(range(256)) * 256
+    rig.tx.add(text[:100], text[100:50_000], text[50_000:])
+    rig.console.serve(TX)
+    assert rig.console.state.printed == module._SHARE
+    queue = rig.console.queues[TX]
+    assert queue is not None
+    twin = VirtioConsole("hvc", FakeLoop(), rig.printed)
+    twin.state = rig.console.state.replace()
+    again = VirtQueue(
+        rig.memory, rig.tx.size, rig.tx.desc, rig.tx.avail, rig.tx.used, event_idx=False, indirect=True,
+        last_avail=queue.next_used, next_used=queue.next_used,
+    )  # fmt: skip
+    twin.start([None, again], twin.features)
+    while twin.state.printed:
+        twin.serve(TX)
+    assert rig.printed.data == text
+    assert len(rig.tx.collect()) == 1
+    rig.tx.add(b"whole")
+    twin.serve(TX)
+    assert rig.printed.data == text + b"whole"
+
+
+def test_a_driver_may_change_a_message_that_has_begun(rig: Rig) -> None:
+    rig.console.state.printed = 1000
+    rig.tx.add(b"short")
+    rig.console.serve(TX)
+    assert rig.printed.data == b""
+    assert rig.console.state.printed == 0
+    assert len(rig.tx.collect()) == 1

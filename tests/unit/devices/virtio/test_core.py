@@ -563,3 +563,103 @@ def test_a_saved_device_goes_on_where_it_stood(transport: str) -> None:
     rig.driver, rig.loop = twin, loop
     rig.echo(0)
     rig.echo(1)
+
+
+@pytest.mark.parametrize("transport", list(TRANSPORTS))
+def test_the_same_device_goes_back_to_where_it_stood(transport: str) -> None:
+    rig = Rig(transport)
+    rig.start()
+    rig.echo(0)
+    rig.core.hold(True)
+    assert rig.core.drained(0)
+    rig.core.save()
+    state = rig.core.state.replace(queues=[queue.replace() for queue in rig.core.state.queues])
+    memory = bytes(rig.memory.view(0, 2 * MIB))
+    rig.core.hold(False)
+    rig.echo(0, b"forgotten")
+    rig.core.hold(True)
+    rig.core.reset()
+    rig.memory.write(0, memory)
+    rig.core.state = state
+    rig.core.restored()
+    rig.core.hold(False)
+    rig.loop.run_pending()
+    ring = rig.rings[0]
+    queue = rig.core.queues[0]
+    assert queue is not None
+    assert (queue.last_avail, queue.next_used) == (1, 1)
+    assert rig.core.read_status() == RUNNING
+
+
+def test_held_nothing_is_served_and_nothing_is_lost(rig: Rig) -> None:
+    rig.start()
+    rig.core.hold(True)
+    ring = rig.rings[0]
+    head = ring.add(b"x", 2)
+    rig.driver.kick(0)
+    rig.loop.run_pending()
+    assert ring.collect() == []
+    assert rig.core.drained(0)
+    rig.core.hold(False)
+    rig.loop.run_pending()
+    assert ring.collect() == [(head, 2)]
+
+
+def test_drained_means_nothing_in_flight(rig: Rig) -> None:
+    rig.device.hold = True
+    rig.start()
+    rig.rings[0].add(b"x", 2)
+    rig.driver.kick(0)
+    rig.loop.run_pending()
+    rig.core.hold(True)
+    assert not rig.core.drained(0.01)
+    rig.device.finish()
+    assert rig.core.drained(0.01)
+    rig.core.save()
+    assert (rig.core.state.queues[0].last_avail, rig.core.state.queues[0].next_used) == (1, 1)
+
+
+def test_drained_completes_resets_that_wait(rig: Rig) -> None:
+    rig.device.hold = True
+    rig.start()
+    rig.rings[0].add(b"x", 2)
+    rig.driver.kick(0)
+    rig.loop.run_pending()
+    rig.driver.set_status(0)
+    assert rig.core.resetting
+    rig.core.hold(True)
+    rig.device.held.clear()
+    assert rig.core.drained(0.01)
+    assert not rig.core.resetting
+    assert rig.core.state.status == 0
+
+
+def test_a_request_that_was_begun_comes_again(rig: Rig) -> None:
+    rig.device.hold = True
+    rig.start()
+    rig.rings[0].add(b"x", 2)
+    rig.driver.kick(0)
+    rig.loop.run_pending()
+    rig.core.save()
+    assert (rig.core.state.queues[0].last_avail, rig.core.state.queues[0].next_used) == (0, 0)
+
+
+def test_a_record_of_writes_sees_buffers_and_rings(rig: Rig) -> None:
+    rig.start()
+    record = rig.memory.track()
+    rig.core.track(True)
+    record.take()
+    ring = rig.rings[0]
+    head = ring.add(b"hello", 6)
+    _, buffers = ring.chains[head]
+    record.take()
+    rig.driver.kick(0)
+    rig.loop.run_pending()
+    pages = record.take()
+    assert {buffer[0] // 4096 for buffer in buffers} <= pages
+    ((used, length), *_) = rig.core.lasting()
+    assert used == ring.used
+    assert length >= 4 + 8 * ring.size
+    record.close()
+    rig.core.track(False)
+    rig.echo(1)

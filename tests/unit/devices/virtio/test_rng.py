@@ -114,3 +114,22 @@ def test_no_queue() -> None:
     rig.rng.start([None], 0)
     rig.rng.serve(0)
     assert rig.rng.read_config(0, 4) == 0
+
+
+def test_a_period_ends_in_another_machine_too() -> None:
+    rig, twin = Rig(limit=24), Rig(limit=24)
+    rig.ring.add(24)
+    rig.rng.serve(0)
+    rig.time.advance(400)
+    twin.time.advance(400)
+    twin.rng.state = rig.rng.state.replace()
+    twin.rng.restored()
+    twin.time.advance(599)
+    assert twin.rng.state.left == 0
+    twin.time.advance(1)
+    assert twin.rng.state.left == 24
+    rig.rng.state = twin.rng.state.replace()
+    rig.rng.restored()
+    assert not rig.time.armed
+    rig.memory.close()
+    twin.memory.close()
