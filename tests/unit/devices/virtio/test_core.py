@@ -584,7 +584,6 @@ def test_the_same_device_goes_back_to_where_it_stood(transport: str) -> None:
     rig.core.restored()
     rig.core.hold(False)
     rig.loop.run_pending()
-    ring = rig.rings[0]
     queue = rig.core.queues[0]
     assert queue is not None
     assert (queue.last_avail, queue.next_used) == (1, 1)

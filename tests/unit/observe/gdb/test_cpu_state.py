@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from typing import Any
+
 import pytest
 
 from pyvmm.kvm import structs
@@ -14,8 +16,8 @@ from pyvmm.observe.gdb.target import TargetError
 ONE, ZERO, INFINITY = 0x3FFF_8000_0000_0000_0000, 0, 0x7FFF_8000_0000_0000_0000
 
 
-def _fresh() -> tuple[object, object, object]:
-    return structs.kvm_regs(), structs.kvm_sregs(), structs.kvm_fpu()
+def _fresh() -> tuple[Any, Any, bytearray]:
+    return structs.kvm_regs(), structs.kvm_sregs(), bytearray(4096)
 
 
 def test_every_register_has_a_value() -> None:
@@ -35,14 +37,22 @@ def test_what_is_set_is_read_back() -> None:
         values[name] &= 0xFFFF
     structures = _fresh()
     order = sorted(values, key=lambda name: name.endswith("_base"))  # a selector moves its base in real mode
-    assert assign({name: values[name] for name in order}, *structures) == {"regs", "sregs", "fpu"}
+    assert assign({name: values[name] for name in order}, *structures) == {"regs", "sregs", "xsave"}
     after = collect(*structures, values["k_gs_base"])
     assert {name: after[name] for name in values} == values
 
 
 @pytest.mark.parametrize(
-    ("name", "which"), [("rsp", "regs"), ("eflags", "regs"), ("cr3", "sregs"), ("gs_base", "sregs"), ("xmm15", "fpu"), ("st7", "fpu")]
+    ("name", "which"), [("rsp", "regs"), ("eflags", "regs"), ("cr3", "sregs"), ("gs_base", "sregs"), ("xmm15", "xsave"), ("st7", "xsave")]
 )
+def test_places_in_the_area() -> None:
+    xsave = bytearray(4096)
+    assign({"st1": ONE, "ftag": 0x3FFF}, *_fresh()[:2], xsave)
+    assert xsave[48:58] == ONE.to_bytes(10, "little") and xsave[4] == 0x80 and xsave[512] == 1
+    assign({"xmm1": 7, "mxcsr": 0x1F80}, *_fresh()[:2], xsave)
+    assert xsave[176] == 7 and xsave[24:28] == b"\x80\x1f\0\0" and xsave[512] == 3
+
+
 def test_only_what_changes_is_named(name: str, which: str) -> None:
     assert assign({name: 1}, *_fresh()) == {which}
 
@@ -52,23 +62,23 @@ def test_no_structure_has_the_kernels_gs() -> None:
 
 
 def test_flags_keep_their_reserved_bits() -> None:
-    regs, sregs, fpu = _fresh()
-    assign({"eflags": 0xFFFF_FFFF}, regs, sregs, fpu)
-    assert regs.rflags == 0x3F_7FD7  # type: ignore[attr-defined]
-    assign({"eflags": 0}, regs, sregs, fpu)
-    assert regs.rflags == 2  # type: ignore[attr-defined]
+    regs, sregs, xsave = _fresh()
+    assign({"eflags": 0xFFFF_FFFF}, regs, sregs, xsave)
+    assert regs.rflags == 0x3F_7FD7
+    assign({"eflags": 0}, regs, sregs, xsave)
+    assert regs.rflags == 2
 
 
 def test_selectors() -> None:
-    regs, sregs, fpu = structs.kvm_regs(), structs.kvm_sregs(), structs.kvm_fpu()
-    assign({"ds": 0x1234}, regs, sregs, fpu)
+    regs, sregs, xsave = structs.kvm_regs(), structs.kvm_sregs(), bytearray(4096)
+    assign({"ds": 0x1234}, regs, sregs, xsave)
     assert (sregs.ds.selector, sregs.ds.base) == (0x1234, 0x12340)
     sregs.cr0 = 1
-    assign({"ds": 0x1234}, regs, sregs, fpu)
+    assign({"ds": 0x1234}, regs, sregs, xsave)
     with pytest.raises(TargetError, match="ds: a selector alone"):
-        assign({"ds": 0x10}, regs, sregs, fpu)
+        assign({"ds": 0x10}, regs, sregs, xsave)
     regs.rflags = 1 << 17
-    assign({"ds": 0x10}, regs, sregs, fpu)
+    assign({"ds": 0x10}, regs, sregs, xsave)
     assert sregs.ds.base == 0x100
 
 
