@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _BACK = 48  # bytes before rip to decode: enough for x86 code to fall into step
 _STRING_STEP = 16  # bytes that a string instruction, or the parts of one access, may be away from where registers point
 _WIDTHS = {"byte ptr": 1, "word ptr": 2, "dword ptr": 4, "qword ptr": 8}
+# exits whose instruction can be told from others by what the exit says
+_TELLING = (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO, uapi.KVM_EXIT_HLT)
 _SIZES = {"b": 1, "w": 2, "d": 4}
 _ACCUMULATORS = {"al": 1, "ax": 2, "eax": 4}
 
@@ -54,24 +56,30 @@ def locate(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, settled: bool
     """
     site = Site(bits=code_bits(sregs))
     try:
-        at, back = _here(regs, sregs, memory, site.bits), _before(exit, regs, sregs, memory, site.bits)
+        at = _here(regs, sregs, memory, site.bits)
+        fits_here = exit.number not in _TELLING or at is not None and _fits(exit, at)
+        if at is not None and fits_here and not _moved_on(exit, at, regs, sregs, memory, settled, emulated):
+            site.instruction = at
+            return site
+        back = _before(exit, regs, sregs, memory, site.bits)
     except ImportError:  # no capstone
         return site
-    fits_here = at is not None and _fits(exit, at)
-    if exit.number not in (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO):
-        site.behind = exit.number == uapi.KVM_EXIT_HLT and back is not None
-        site.instruction = back if site.behind else at
-        return site
-    is_io = exit.number == uapi.KVM_EXIT_IO
-    is_write = exit.fields["direction" if is_io else "is_write"]
-    moved_on = settled or is_write and (emulated or not is_io)
-    if fits_here and at is not None and at.mnemonic.startswith("rep") and (is_io or _reaches(exit, at, regs, sregs, memory)):
-        moved_on = False  # until its last element rip stays
-    if back is not None and (moved_on or not fits_here):
+    if back is not None:
         site.instruction, site.behind = back, True
     elif fits_here:
         site.instruction = at
     return site
+
+
+def _moved_on(exit: Exit, at: Instruction, regs: Any, sregs: Any, memory: GuestMemory, settled: bool, emulated: bool) -> bool:
+    """Whether rip, which is at an instruction that fits, may all the same be behind the one in question."""
+    if exit.number not in _TELLING or exit.number == uapi.KVM_EXIT_HLT:
+        return exit.number == uapi.KVM_EXIT_HLT
+    is_io = exit.number == uapi.KVM_EXIT_IO
+    if at.mnemonic.startswith("rep") and (is_io or _reaches(exit, at, regs, sregs, memory)):
+        return False  # until its last element rip stays
+    is_write = exit.fields["direction" if is_io else "is_write"]
+    return settled or bool(is_write) and (emulated or not is_io)
 
 
 def _here(regs: Any, sregs: Any, memory: GuestMemory, bits: int) -> Instruction | None:
@@ -91,20 +99,22 @@ def _before(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, bits: int) -
             length = min(length - 1, linear_address(sregs, sregs.cs, regs.rip) & 0xFFF)
             start = linear_address(sregs, sregs.cs, regs.rip - length)
             data = b"" if length else data
-    base = regs.rip - length
-    known: dict[int, Instruction] = {}  # by offset
+    ends: dict[int, int] = {}  # of the instruction at an offset
     for first in range(length):
-        if first not in known:  # decoders that start apart fall into step after a few instructions
-            known.update((each.address - base, each) for each in disasm.decode(data[first:], base + first, bits))
+        if first not in ends:  # decoders that start apart fall into step after a few instructions
+            at = first
+            for size in disasm.lengths(data[first:], bits):
+                ends[at] = at = at + size
     votes: dict[int, int] = {}
     for first in range(length):
         at = first
-        while at in known:
-            end = at + len(known[at].data)
-            if end == length:
+        while at in ends:
+            if ends[at] == length:
                 votes[at] = votes.get(at, 0) + 1
-            at = end
-    likely = [known[at] for at in sorted(votes, key=lambda each: -votes[each]) if _fits(exit, known[at])]
+            at = ends[at]
+    ranked = sorted(votes, key=lambda each: -votes[each])
+    decoded = [disasm.decode(data[at:], regs.rip - length + at, bits, 1) for at in ranked]
+    likely = [each[0] for each in decoded if each and _fits(exit, each[0])]
     if exit.number == uapi.KVM_EXIT_MMIO:
         likely.sort(key=lambda each: not _reaches(exit, each, regs, sregs, memory))
     return likely[0] if likely else None
