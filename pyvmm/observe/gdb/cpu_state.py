@@ -16,12 +16,28 @@ _EFLAGS = 0x3F_7FD5  # all defined bits but bit 1, which is always set (SDM volu
 _VALID, _ZERO, _SPECIAL, _EMPTY = range(4)  # x87 tags (SDM volume 1, 8.1.7)
 _U64 = (1 << 64) - 1
 
+# The legacy region of an XSAVE area: name: (offset, bytes) (SDM volume 1, 10.5.1, the 64-bit form: pointers without selectors)
+_TAG, _XSTATE_BV = 4, 512
+_LEGACY = {
+    "fctrl": (0, 2),
+    "fstat": (2, 2),
+    "fop": (6, 2),
+    "fioff": (8, 4),
+    "fiseg": (12, 2),
+    "fooff": (16, 4),
+    "foseg": (20, 2),
+    "mxcsr": (24, 4),
+    **{f"st{n}": (32 + 16 * n, 10) for n in range(8)},
+    **{f"xmm{n}": (160 + 16 * n, 16) for n in range(16)},
+}
 
-def collect(regs: Any, sregs: Any, fpu: Any, kernel_gs_base: int) -> dict[str, int]:
+
+def collect(regs: Any, sregs: Any, xsave: bytes | bytearray, kernel_gs_base: int) -> dict[str, int]:
     """Values for ``Target.read_registers``.
 
     Args:
-        regs, sregs, fpu: kvm_regs, kvm_sregs or kvm_sregs2, kvm_fpu.
+        regs, sregs: kvm_regs, kvm_sregs or kvm_sregs2.
+        xsave: what KVM_GET_XSAVE gave. (KVM_GET_FPU leaves MXCSR out, and KVM_SET_FPU ignores it.)
         kernel_gs_base: MSR 0xc0000102.
     """
     values = {name: getattr(regs, name) for name in _GENERAL}
@@ -35,21 +51,15 @@ def collect(regs: Any, sregs: Any, fpu: Any, kernel_gs_base: int) -> dict[str, i
         table = getattr(sregs, name)
         values[f"{name}_base"], values[f"{name}_limit"] = table.base, table.limit
     values["ldt"], values["tr"] = sregs.ldt.selector, sregs.tr.selector
-    for n in range(8):
-        values[f"st{n}"] = int.from_bytes(bytes(fpu.fpr[n])[:10], "little")
-    for n in range(16):
-        values[f"xmm{n}"] = int.from_bytes(bytes(fpu.xmm[n]), "little")
-    values.update(fctrl=fpu.fcw, fstat=fpu.fsw, ftag=full_tag(fpu.ftwx, fpu.fsw, [values[f"st{n}"] for n in range(8)]), mxcsr=fpu.mxcsr)
-    values.update(fioff=fpu.last_ip & 0xFFFF_FFFF, fiseg=fpu.last_ip >> 32 & 0xFFFF)  # FXSAVE64 has no selectors there
-    values.update(fooff=fpu.last_dp & 0xFFFF_FFFF, foseg=fpu.last_dp >> 32 & 0xFFFF, fop=fpu.last_opcode)
+    values.update(_fpu(xsave))
     return values
 
 
-def assign(values: dict[str, int], regs: Any, sregs: Any, fpu: Any) -> set[str]:
+def assign(values: dict[str, int], regs: Any, sregs: Any, xsave: bytearray) -> set[str]:
     """Puts ``Target.write_registers``'s values into the structures; ``k_gs_base`` is left to the caller.
 
     Returns:
-        Which have changed: "regs", "sregs", "fpu".
+        Which have changed: "regs", "sregs", "xsave".
 
     Raises:
         TargetError: a register that cannot be set like this; the structures may be half changed: drop them.
@@ -75,8 +85,8 @@ def assign(values: dict[str, int], regs: Any, sregs: Any, fpu: Any) -> set[str]:
             getattr(sregs, name[:2]).base = value & _U64
             changed.add("sregs")
         elif name != "k_gs_base":
-            _set_fpu(name, value, fpu)
-            changed.add("fpu")
+            _set_fpu(name, value, xsave)
+            changed.add("xsave")
     return changed
 
 
@@ -89,30 +99,21 @@ def _set_selector(name: str, value: int, regs: Any, sregs: Any) -> None:
     segment.selector, segment.base = value, value << 4
 
 
-def _set_fpu(name: str, value: int, fpu: Any) -> None:
-    kind, number = name.rstrip("0123456789"), name.lstrip("stxm")
-    if kind == "st":
-        fpu.fpr[int(number)][:10] = (value & (1 << 80) - 1).to_bytes(10, "little")
-    elif kind == "xmm":
-        fpu.xmm[int(number)][:] = (value & (1 << 128) - 1).to_bytes(16, "little")
-    elif name == "fctrl":
-        fpu.fcw = value & 0xFFFF
-    elif name == "fstat":
-        fpu.fsw = value & 0xFFFF
-    elif name == "ftag":
-        fpu.ftwx = abridged_tag(value)
-    elif name == "mxcsr":
-        fpu.mxcsr = value & 0xFFFF
-    elif name == "fop":
-        fpu.last_opcode = value & 0x7FF
-    elif name in ("fioff", "fooff"):
-        pointer = "last_ip" if name == "fioff" else "last_dp"
-        setattr(fpu, pointer, getattr(fpu, pointer) & ~0xFFFF_FFFF | value & 0xFFFF_FFFF)
-    elif name in ("fiseg", "foseg"):
-        pointer = "last_ip" if name == "fiseg" else "last_dp"
-        setattr(fpu, pointer, getattr(fpu, pointer) & 0xFFFF_FFFF | (value & 0xFFFF) << 32)
+def _fpu(xsave: bytes | bytearray) -> dict[str, int]:
+    values = {name: int.from_bytes(xsave[at : at + size], "little") for name, (at, size) in _LEGACY.items()}
+    values["ftag"] = full_tag(xsave[_TAG], values["fstat"], [values[f"st{n}"] for n in range(8)])
+    return values
+
+
+def _set_fpu(name: str, value: int, xsave: bytearray) -> None:
+    if name == "ftag":
+        xsave[_TAG] = abridged_tag(value)
+    elif name in _LEGACY:
+        at, size = _LEGACY[name]
+        xsave[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
     else:
         raise TargetError(f"{name} cannot be set from here")  # ldt, tr
+    xsave[_XSTATE_BV] |= 2 if name[0] in "xm" else 1  # SSE, x87: no longer as after a reset
 
 
 def full_tag(abridged: int, status: int, stack: list[int]) -> int:

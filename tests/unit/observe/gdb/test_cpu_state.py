@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-
 from typing import Any
 
 import pytest
@@ -45,16 +44,16 @@ def test_what_is_set_is_read_back() -> None:
 @pytest.mark.parametrize(
     ("name", "which"), [("rsp", "regs"), ("eflags", "regs"), ("cr3", "sregs"), ("gs_base", "sregs"), ("xmm15", "xsave"), ("st7", "xsave")]
 )
+def test_only_what_changes_is_named(name: str, which: str) -> None:
+    assert assign({name: 1}, *_fresh()) == {which}
+
+
 def test_places_in_the_area() -> None:
     xsave = bytearray(4096)
     assign({"st1": ONE, "ftag": 0x3FFF}, *_fresh()[:2], xsave)
     assert xsave[48:58] == ONE.to_bytes(10, "little") and xsave[4] == 0x80 and xsave[512] == 1
     assign({"xmm1": 7, "mxcsr": 0x1F80}, *_fresh()[:2], xsave)
     assert xsave[176] == 7 and xsave[24:28] == b"\x80\x1f\0\0" and xsave[512] == 3
-
-
-def test_only_what_changes_is_named(name: str, which: str) -> None:
-    assert assign({name: 1}, *_fresh()) == {which}
 
 
 def test_no_structure_has_the_kernels_gs() -> None:
