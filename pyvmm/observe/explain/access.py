@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm import layout as board
 from pyvmm.kvm import structs, uapi
-from pyvmm.observe.explain import features, pci
+from pyvmm.observe.explain import features, legacy, pci
 from pyvmm.observe.explain.layout import kernel_range
 from pyvmm.observe.explain.meanings import DEVICES, DOCUMENTS, meaning, value_meaning
 from pyvmm.observe.explain.registers import Bits, Found, character, clear, covered, fields, find, part
@@ -149,6 +149,8 @@ def _find(access: Access, window: Window, layout: Layout, before: States) -> tup
             break
     if found and start:
         access.where += f"{', ' if access.where else ''}the device's configuration space"
+    if table == pci.BUS and not found:
+        access.where = "no configuration cycle: only doublewords are"
     selected = state.get("address")
     if table != pci.BUS or access.offset < 4 or selected is None:
         return found, ""
@@ -218,7 +220,9 @@ def _why(access: Access, layout: Layout | None, window: Window | None) -> str:
     text = f"No device in the kernel, no ioeventfd and no coalesced zone claims {place}: user space has to answer."
     if layout is not None and window is None:
         rest = "writes vanish" if access.is_write else "it reads as all ones"
-        return f"{text} No device of this machine claims it either, so {rest}, as on a PC where no card decodes it."
+        usually = legacy.usual(access.space, access.address)
+        there = f" Many PCs have {usually} there." if usually else ""
+        return f"{text} No device of this machine claims it either, so {rest}, as on a PC where no card decodes it.{there}"
     extra = next(
         (_USUALLY_AVOIDED[each.name.partition(" ")[0]] for each in access.registers if each.name.partition(" ")[0] in _USUALLY_AVOIDED), ""
     )
