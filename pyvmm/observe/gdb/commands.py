@@ -137,7 +137,11 @@ def _insert(session: Session, body: bytes) -> bytes:
     if point not in session.breakpoints:  # gdb may repeat itself after a lost acknowledgement
         if len(session.breakpoints) >= _BREAKPOINTS_MAX:
             raise TargetError("too many breakpoints")
-        session.target.insert_breakpoint(*point)
+        try:
+            session.target.insert_breakpoint(*point)
+        except TargetError as problem:
+            session.say(f"{point[0]} breakpoint at {point[1]:#x}: {problem}")  # gdb keeps the words of an error to itself here
+            raise
         session.breakpoints.add(point)
     return b"OK"
 

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 from collections import deque
+from time import sleep
 
 from pyvmm.backends.unix import remove_stale
 from pyvmm.errors import ConfigError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _READ_SIZE = 4096
 _CROWDED = 0x1_0000  # bytes to send
 _JOIN_SECONDS = 2
+_PATIENCE = 0.1  # seconds
 
 
 class Address(FrozenRecord):
@@ -190,8 +192,11 @@ class GdbServer:
     def _accept(self) -> None:
         try:
             client, _ = self._socket.accept()
-        except OSError:
+        except (BlockingIOError, ConnectionAbortedError):
             return  # gone again
+        except OSError:
+            sleep(_PATIENCE)  # no descriptor is free: it stays readable
+            return
         if self._client is not None:
             client.close()
             return

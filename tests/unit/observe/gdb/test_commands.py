@@ -170,6 +170,16 @@ def test_breakpoints_are_bounded(client: Client) -> None:
     assert client.ask(b"Z0,5000,1") == b"E.too many breakpoints"
 
 
+def test_why_a_breakpoint_was_refused_is_told_later(client: Client, fake: FakeTarget) -> None:
+    for at in range(64):
+        client.ask(b"Z2,%x,1" % at)
+    assert client.ask(b"Z2,2000,8") == b"E.no debug register is free"
+    assert len(client.session.breakpoints) == 64
+    client.pump()
+    client.send(b"vCont;s:1")
+    assert client.stop()[0] == ["write breakpoint at 0x2000: no debug register is free\n"]
+
+
 def test_step(client: Client, fake: FakeTarget) -> None:
     client.send(b"vCont;s:1")
     said, reply = client.stop()
