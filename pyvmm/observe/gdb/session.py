@@ -24,7 +24,7 @@ STOPPED, RUNNING, NONE = "stopped", "running", "not attached"
 _HELD_MAX = 0x1_0000  # characters of text kept for the next resume
 _SAID_MAX = framing.PACKET_SIZE // 2 - 1  # bytes of text in one packet: two digits each, after the "O"
 
-# gdb's own numbers (GDB manual E.10 ... include/gdb/signals.def): INT, ABRT; all else is TRAP
+# gdb's own signal numbers (GDB manual E.3 Stop Reply Packets: 2 INT, 6 ABRT, 5 TRAP for all else)
 _SIGNALS = {target.INTERRUPTED: 2, target.CRASHED: 6}
 _NOTES = {
     target.WRITE: "watch:%x;",
