@@ -18,15 +18,17 @@ from pyvmm.observe.explain.layout import Layout, states
 from pyvmm.observe.explain.who import locate
 from tests.support.vm import Collector
 
-_TIMEOUT = 120.0  # seconds
 EXITS = (*uapi.EXIT_NAMES, 98)
 
 
-def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *arguments: str, repeats: int = 1 << 30) -> str:
+def explanations(
+    name: str, visit: Callable[[Explanation], None], limit: int, *arguments: str, repeats: int = 1 << 30, timeout: float = 120
+) -> str:
     """Runs a catalogue guest, or whatever ``pyvmm run`` takes, and calls ``visit`` for each of its first exits, in order.
 
     Args:
         limit: how many.
+        timeout: seconds.
         repeats: how many of those that one instruction makes at one address; more pass by unseen, and quickly.
 
     Returns:
@@ -43,7 +45,7 @@ def explanations(name: str, visit: Callable[[Explanation], None], limit: int, *a
     try:
         with Machine(config, [console], drives=drives, netdevs=netdevs) as machine:
             _Watcher(machine, visit, limit, repeats)
-            machine.run(_TIMEOUT)
+            machine.run(timeout)
     finally:
         os.close(keyboard)
         os.close(console.in_fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm import exits
 from pyvmm.kvm import uapi
+from pyvmm.observe.causes import was_reset
 from pyvmm.observe.explain import access as accesses
 from pyvmm.observe.explain.changes import Change, changes
 from pyvmm.observe.explain.members import Member, members
@@ -76,13 +77,14 @@ def explain(
         answer: for reads, the bytes that user space has put into the page.
     """
     entry = reason(exit.number)
+    lost = regs is not None and sregs is not None and was_reset(exit, regs, sregs)
     words = {**exit.fields, "number": exit.number}
     access = accesses.decode(exit, layout, before, answer, site) if exit.number in _MMIO_OR_IO else None
     title = _access_title(access, vcpu) if access is not None else _other_title(exit, vcpu)
     return Explanation(
         title=title,
-        line=title + _place(access, regs, site),
-        who=_who(vcpu, regs, sregs, site),
+        line=title + ("" if lost else _place(access, regs, site)),
+        who=_who(vcpu, regs, sregs, site, lost),
         saw=entry.saw.format(**words),
         why=access.why if access is not None else _why(exit) or entry.why,
         members=members(exit, answer),
@@ -171,8 +173,10 @@ def _place(access: Access | None, regs: Any, site: Site | None) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _who(vcpu: int, regs: Any, sregs: Any, site: Site | None) -> str:
+def _who(vcpu: int, regs: Any, sregs: Any, site: Site | None, lost: bool) -> str:
     text = f"vCPU {vcpu}"
+    if lost:
+        return f"{text}: this KVM (AMD's) has reset it after the triple fault, so its registers say nothing of the guest"
     if sregs is not None:
         text += f" in {mode_name(sregs, regs.rflags if regs is not None else 0)}"
     instruction = site.instruction if site is not None else None

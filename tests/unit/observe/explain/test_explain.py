@@ -67,6 +67,13 @@ def test_triple_fault() -> None:
     golden.check("explain/page-shutdown.txt", render(told))
 
 
+def test_a_vcpu_that_was_reset_is_not_believed() -> None:
+    fresh = SimpleNamespace(cr0=0x6000_0010, cr4=0, efer=0, cs=SimpleNamespace(base=0xFFFF_0000, db=0, l=0, dpl=0), ss=SEGMENT)
+    told = explain(exits.decode(memoryview(page(uapi.KVM_EXIT_SHUTDOWN))), regs=regs(0xFFF0), sregs=fresh)
+    assert told.line == told.title
+    assert "its registers say nothing of the guest" in told.who
+
+
 def test_msr() -> None:
     fields = {"error": 0, "reason": 4, "index": 0xC000_0080, "value": 0xD01}
     told = explain(Exit(name="KVM_EXIT_X86_WRMSR", number=uapi.KVM_EXIT_X86_WRMSR, fields=fields), sregs=LONG, regs=regs(0x1000))
