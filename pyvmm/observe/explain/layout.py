@@ -77,6 +77,20 @@ class Layout(Record):
         return any(gpa <= address < gpa + length for gpa, length in self.ram)
 
     @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> Layout:
+        """The opposite of ``plain``, also after JSON has made strings of the keys.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: this is no layout.
+        """
+        return cls(
+            ports=[_from_plain(each) for each in data["ports"]],
+            mmio=[_from_plain(each) for each in data["mmio"]],
+            functions={int(devfn): Function(**each) for devfn, each in data["functions"].items()},
+            ram=[(int(gpa), int(length)) for gpa, length in data["ram"]],
+        )
+
+    @classmethod
     def of(cls, machine: Any) -> Layout:
         """What a machine looks like now. With the machine lock held, or the vCPUs parked: the guest moves BARs."""
         functions = machine.pci.functions
@@ -95,6 +109,14 @@ class Layout(Record):
             },
             ram=[(region.gpa, region.size) for region in machine.memory.regions],
         )
+
+
+def _from_plain(data: dict[str, Any]) -> Window:
+    name, bar = data["bar"]
+    tables = tuple((int(start), str(table)) for start, table in data["tables"])
+    window = Window(**{**data, "tables": tables, "bar": (str(name), int(bar))})
+    window.base, window.length, window.width = int(window.base), int(window.length), int(window.width)
+    return window
 
 
 def _window(machine: Any, mapping: Any, bars: dict[int, tuple[str, int]]) -> Window:

@@ -83,10 +83,15 @@ class Bits(Record):
 
 
 def table(name: str) -> tuple[Register, ...]:
-    """The register table "module:NAME"."""
+    """The register table "module:NAME"; () when there is none: a recording may name anything, and gets devices' tables only."""
     module, _, attribute = name.partition(":")
-    found: tuple[Register, ...] = getattr(import_module(module), attribute)
-    return found
+    if not module.startswith("pyvmm.devices.") or not module.endswith("regs"):
+        return ()
+    try:
+        found: tuple[Register, ...] = getattr(import_module(module), attribute, ())
+    except (ImportError, ValueError):
+        return ()
+    return found if isinstance(found, tuple) and all(isinstance(each, Register) for each in found) else ()
 
 
 def find(name: str, offset: int, size: int, is_write: bool, state: State | None = None) -> list[Found]:

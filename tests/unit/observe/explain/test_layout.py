@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from pyvmm.bus import Bus
 from pyvmm.devices.i8042 import I8042
@@ -72,7 +75,10 @@ def test_states_are_copies() -> None:
 
 
 def test_a_layout_is_plain_data() -> None:
-    made = plain(Layout.of(machine()))
+    found = Layout.of(machine())
+    made = plain(found)
+    assert Layout.from_plain(made) == found
+    assert Layout.from_plain(json.loads(json.dumps(made))) == found
     assert made["functions"][0]["name"] == "host-bridge"
     assert made["ports"][0]["base"] == 0x64
 
@@ -82,3 +88,9 @@ def test_what_the_kernel_answers() -> None:
     assert getattr(kernel_range("mmio", 0xFEE0_00B0), "who", "") == "the local APIC"
     assert kernel_range("mmio", 0xFEC0_0100) is None
     assert kernel_range("pio", 0x3F8) is None
+
+
+@pytest.mark.parametrize("data", [{}, {"ports": 5}, {"ports": [{"base": 1}], "mmio": [], "functions": {}, "ram": []}])
+def test_what_is_no_layout(data: dict[str, Any]) -> None:
+    with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
+        Layout.from_plain(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.observe.explain.registers import Found, character, clear, fields, find, part
+from pyvmm.observe.explain.registers import Found, character, clear, fields, find, part, table
 
 SERIAL = "pyvmm.devices.serial_regs:REGISTERS"
 RTC = "pyvmm.devices.rtc_regs:REGISTERS"
@@ -88,3 +88,16 @@ def test_characters() -> None:
     (thr,), (lsr,) = find(SERIAL, 0, 1, True), find(SERIAL, 5, 1, False)
     assert [character(thr, value) for value in (0x41, 10, 0xFF)] == ["'A'", "'\\n'", ""]
     assert character(lsr, 0x41) == ""
+
+
+def test_only_tables_of_devices_are_loaded() -> None:
+    names = (
+        "os:environ",
+        "pyvmm.devices.serial:Serial",
+        "pyvmm.devices.no_such_regs:X",
+        "pyvmm.devices.serial_regs:NO",
+        "",
+        "pyvmm.devices..regs:X",
+    )
+    assert [table(name) for name in names] == [()] * len(names)
+    assert table("pyvmm.devices.serial_regs:bits") == ()
