@@ -29,6 +29,7 @@ class Decoded(Record):
         value: the bits that travelled, in their place in the register; None for a read that nobody has answered yet.
         shown: the value for people: "48 'H'".
         bits: its fields.
+        port: a data port, which shows the register after it.
         of: "of queue 0" or "bits 63:32" where another register selects what this one shows.
         note: what is special: read-only, only a part of it.
         clear: names of its single bits that are 0.
@@ -41,6 +42,7 @@ class Decoded(Record):
     shown: str = ""
     bits: list[Bits] = []
     clear: list[str] = []
+    port: bool = False
     of: str = ""
     note: str = ""
     section: str = ""
@@ -185,6 +187,7 @@ def _register(found: Found, value: int | None, access: Access, state: dict[str, 
     decoded = Decoded(
         name=found.name,
         text=meaning(found.table, found.name),
+        port=found.port,
         of=features.selection(register.name, state),
         note="; ".join(notes),
         section=f"{document} {register.section}".lstrip() if register.section[:1].isdigit() else register.section,

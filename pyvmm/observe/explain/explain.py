@@ -108,7 +108,7 @@ def _target(access: Access) -> str:
     """ "COM1 THR", "blk0's PCI configuration at 0x4: CMD, STS", "port 0x1234, where nobody answers"."""
     if not access.device:
         return f"{'port' if access.space == 'pio' else 'guest physical'} {access.address:#x}, where nobody answers"
-    names = [f"{each.name} {each.of}" if each.of else each.name for each in access.registers]
+    names = [f"{each.name} {each.of}" if each.of else each.name for each in access.registers if not each.port]
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     if access.function:
         capability = f" (capability {access.capability})" if access.capability else ""
@@ -118,9 +118,10 @@ def _target(access: Access) -> str:
 
 def _words(access: Access) -> str:
     """What the value says: ": TEMT THRE", when that is short."""
-    if len(access.registers) != 1 or not access.values or access.count > 1:
+    registers = [each for each in access.registers if not each.port]
+    if len(registers) != 1 or not access.values or access.count > 1:
         return ""
-    (register,) = access.registers
+    (register,) = registers
     if register.name == "CONFADD":
         return f": {register.note}" if register.note else ""
     bits = [f"{each.name}={each.value:#x}" if each.wide else each.name for each in register.bits if each.value]

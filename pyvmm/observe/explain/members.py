@@ -26,6 +26,10 @@ class Member(Record):
     text: str = ""
 
 
+def _exception(value: int) -> str:
+    return f"{value} ({exits.exception_name(value)})"
+
+
 def _hex(value: int) -> str:
     return f"{value:#x}"
 
@@ -45,7 +49,7 @@ def _dr6(value: int) -> str:
 # (exit reason, field of exits.LAYOUTS) -> (C's name where it is another, value in words, meaning)
 _TEXTS: dict[tuple[int, str], tuple[str, Say, str]] = {
     (uapi.KVM_EXIT_UNKNOWN, "hardware_exit_reason"): ("", _hex, "as VMX or SVM number their exits"),
-    (uapi.KVM_EXIT_EXCEPTION, "exception"): ("", exits.exception_name, ""),
+    (uapi.KVM_EXIT_EXCEPTION, "exception"): ("", _exception, ""),
     (uapi.KVM_EXIT_EXCEPTION, "error_code"): ("", _hex, ""),
     (uapi.KVM_EXIT_IO, "direction"): ("", _named({0: "KVM_EXIT_IO_IN", 1: "KVM_EXIT_IO_OUT"}), ""),
     (uapi.KVM_EXIT_IO, "size"): ("", str, "bytes of one access"),
@@ -56,8 +60,8 @@ _TEXTS: dict[tuple[int, str], tuple[str, Say, str]] = {
     (uapi.KVM_EXIT_HYPERCALL, "args"): ("", lambda value: " ".join(map(hex, value)), "the guest's rbx, rcx, rdx, rsi"),
     (uapi.KVM_EXIT_HYPERCALL, "ret"): ("", _hex, "user space's answer goes here"),
     (uapi.KVM_EXIT_HYPERCALL, "longmode"): ("", str, "1: from 64-bit code"),
-    (uapi.KVM_EXIT_DEBUG, "exception"): ("", exits.exception_name, ""),
-    (uapi.KVM_EXIT_DEBUG, "pc"): ("", _hex, "linear address of the instruction"),
+    (uapi.KVM_EXIT_DEBUG, "exception"): ("", _exception, ""),
+    (uapi.KVM_EXIT_DEBUG, "pc"): ("", _hex, "linear address"),
     (uapi.KVM_EXIT_DEBUG, "dr6"): ("", _dr6, "what caused it"),
     (uapi.KVM_EXIT_DEBUG, "dr7"): ("", _hex, "which debug registers are armed"),
     (uapi.KVM_EXIT_MMIO, "address"): ("phys_addr", _hex, "guest physical"),

@@ -62,6 +62,7 @@ class Found(Record):
         name: with number or index resolved: "MTA[3]", "RAM[0x35]".
         table: "module:NAME".
         shift: the access starts this many bits above the register's bit 0; negative: that many below.
+        port: it only shows another register, which follows.
         wrong_way: the register cannot be read, or written; it takes no part.
     """
 
@@ -69,6 +70,7 @@ class Found(Record):
     name: str
     table: str
     shift: int = 0
+    port: bool = False
     wrong_way: bool = False
 
 
@@ -145,7 +147,7 @@ def _indexed(found: Found, size: int, is_write: bool, state: State) -> list[Foun
     if not behind and rule[2] == _RTC_INDEXED:
         byte = Register(name=f"RAM[{index:#04x}]", offset=index, size=1, access="rw", section="Battery-backed RAM")
         behind = [Found(register=byte, name=byte.name, table=rule[2])]
-    return [found, *behind]
+    return [found.replace(port=bool(behind)), *behind]
 
 
 def part(found: Found, value: int, size: int) -> int:

@@ -53,7 +53,7 @@ def wrap(text: str, width: int, hanging: int = 0) -> list[str]:
 
 def _members(explanation: Explanation) -> list[str]:
     name_width = max((len(member.name) for member in explanation.members), default=0)
-    value_width = min(max((len(member.value) for member in explanation.members), default=0), 24)
+    value_width = min(max((len(member.value) for member in explanation.members), default=0), 32)
     return [
         f"{member.offset:#06x}  {member.name:<{name_width}}  {member.value:<{value_width}}  {member.text}".rstrip()
         for member in explanation.members

@@ -67,6 +67,12 @@ def test_triple_fault() -> None:
     golden.check("explain/page-shutdown.txt", render(told))
 
 
+def test_a_data_port_gives_way_to_what_it_shows() -> None:
+    told = explain(io(0x71), BOARD, before={"rtc": {"index": 0x8B}}, answer=b"\x02")
+    assert told.title == "vCPU 0 read 0x02 from rtc B: 24H"
+    assert told.access is not None and [each.name for each in told.access.registers] == ["DATA", "B"]
+
+
 def test_a_vcpu_that_was_reset_is_not_believed() -> None:
     fresh = SimpleNamespace(cr0=0x6000_0010, cr4=0, efer=0, cs=SimpleNamespace(base=0xFFFF_0000, db=0, l=0, dpl=0), ss=SEGMENT)
     told = explain(exits.decode(memoryview(page(uapi.KVM_EXIT_SHUTDOWN))), regs=regs(0xFFF0), sregs=fresh)
