@@ -140,8 +140,9 @@ def _like(machine: Machine) -> Snapshot:
     """A snapshot of this machine's shape."""
     from pyvmm.kvm import state as kvm_state
 
-    vcpus = [kvm_state.get(vcpu) for vcpu in machine.vcpus]
-    vm = kvm_state.get_vm(machine.vm)
+    with machine.quiesce():
+        vcpus = [kvm_state.get(vcpu) for vcpu in machine.vcpus]
+        vm = kvm_state.get_vm(machine.vm)
     return Snapshot(fingerprint={}, clock=0, wall=0, asleep=False, vcpus=vcpus, vm=vm, devices={}, memory=Image({}), notes=[])
 
 

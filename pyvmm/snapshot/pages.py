@@ -112,7 +112,7 @@ def _put(region: Region, pages: dict[int, bytes]) -> int:
     view, first, changed = region.view, region.gpa // PAGE, 0
     for number, page in pages.items():
         at = (number - first) * PAGE
-        if view[at : at + PAGE] != page:
+        if bytes(view[at : at + PAGE]) != page:  # a memoryview compares item by item, seven times slower
             view[at : at + PAGE] = page
             changed += 1
     return changed

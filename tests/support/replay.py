@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,7 @@ from tests.support.vm import Collector
 # What goes on by itself: the time stamp counter and what follows it, APIC's and PIT's counters, the clocks
 _CLOCK_MSRS = (0x10, 0x11, 0x12, 0xE7, 0xE8, 0x6E0, 0x4B56_4D00, 0x4B56_4D01)
 _TIMER_COUNT = range(0x390, 0x394)
+PATIENCE = 30  # seconds for the next exits; nested hosts are slow
 CLOCKS = {"clock", "seen", "half_periods", "offset", "taken", "raised"}
 
 
@@ -59,12 +61,13 @@ class Stops:
         return handle
 
     def run(self, count: int) -> bool:
-        """Lets the guest run to the end of its ``count``-th exit from here. False: its run ended before."""
+        """Lets the guest run to the end of its ``count``-th exit from here. False: its run ended before, or it makes no exits."""
+        end = time.monotonic() + PATIENCE
         self.reached.clear()
         self.left = count
         self.machine.resume()
         while not self.reached.wait(0.02):
-            if self.machine.reason is not None:
+            if self.machine.reason is not None or time.monotonic() > end:
                 return False
         return self.machine.reason is None
 
