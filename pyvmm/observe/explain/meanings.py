@@ -133,6 +133,10 @@ MEANINGS: dict[str, dict[str, str]] = {
     _D + "pci.function_regs:HEADER": _PCI_HEADER,
     _D + "pci.msix_regs:ENTRY": _MSIX,
     "capability": _CAPABILITY,
+    "other": {
+        "BIST": "self test; there is none", "CIS": "for CardBus", "ROM": "address of the card's ROM; there is none",
+        "MIN_GNT": "how long bursts are", "MAX_LAT": "how often it wants the bus", "RESERVED": "no register of this function",
+    },
     _D + "virtio.pci_regs:REGISTERS": _VIRTIO_PCI,
     _D + "virtio.mmio_regs:REGISTERS": _VIRTIO_MMIO,
     _D + "virtio.blk_regs:REGISTERS": _BLK,

@@ -34,6 +34,15 @@ _HEAD = (
     Register(name="CAP_ID", offset=0, size=1, access="r", section="PCI 3.0 6.7"),
     Register(name="NEXT", offset=1, size=1, access="r", section="PCI 3.0 6.7"),
 )
+# What the header has on other cards (6.1, 6.2.4, 6.2.5.2, 6.2.6); pyvmm's functions have none of it, so their table has not
+OTHERS = "other"
+_OTHERS = (
+    Register(name="BIST", offset=0x0F, size=1, access="rw", section="PCI 3.0 6.2.4"),
+    Register(name="CIS", offset=0x28, size=4, access="r", section="PCI 3.0 6.2.4"),
+    Register(name="ROM", offset=0x30, size=4, access="rw", section="PCI 3.0 6.2.5.2"),
+    Register(name="MIN_GNT", offset=0x3E, size=1, access="r", section="PCI 3.0 6.2.4"),
+    Register(name="MAX_LAT", offset=0x3F, size=1, access="r", section="PCI 3.0 6.2.4"),
+)
 # capability id -> (name, registers behind the two bytes of its head)
 _CAPABILITIES = {
     0x01: ("power management", ()),
@@ -71,21 +80,35 @@ def register_offset(selected: int, offset: int, size: int) -> int:
 def registers(function: Function, at: int, size: int, is_write: bool, states: States | None) -> tuple[list[Found], str]:
     """The registers an access to configuration space touches, and the capability they are in ("" for the header)."""
     if at < _HEADER_END:
-        return find(HEADER, at, size, is_write), ""
+        return find(HEADER, at, size, is_write) or _touched(_OTHERS, 0, at, size, OTHERS) or [_nothing(at, size)], ""
     config = (states or {}).get(function.state, {}).get("config", b"")
     start = _capability(config, at)
     if start is None:
-        return [], ""
+        return [_nothing(at, size)], ""
     capability, table = _CAPABILITIES.get(config[start], (f"capability {config[start]:#x}", ()))
     if table is _VIRTIO:
         capability = f"virtio, {_VIRTIO_TYPES.get(config[start + 3], 'unknown')}"
-    found = []
-    for register in (*_HEAD, *table):
-        begin = start + register.offset
-        if begin < at + size and at < begin + register.size:
-            name = "MULTIPLIER" if register.name == "DATA" and config[start + 3] == _NOTIFY else register.name
-            found.append(Found(register=register, name=name, table=CAPABILITY, shift=8 * (at - begin)))
-    return found, capability
+    found = _touched((*_HEAD, *table), start, at, size, CAPABILITY)
+    for each in found:
+        if each.name == "DATA" and config[start + 3] == _NOTIFY:
+            each.name = "MULTIPLIER"
+    return found or [_nothing(at, size)], capability if found else ""
+
+
+def _touched(table: tuple[Register, ...], base: int, at: int, size: int, name: str) -> list[Found]:
+    begins = [(base + register.offset, register) for register in table]
+    return [
+        Found(register=register, name=register.name, table=name, shift=8 * (at - begin))
+        for begin, register in begins
+        if begin < at + size and at < begin + register.size
+    ]
+
+
+def _nothing(at: int, size: int) -> Found:
+    """Bytes without a register: reserved, or a device's own, which reads 0 here."""
+    return Found(
+        register=Register(name="RESERVED", offset=at, size=size, access="rw", section="PCI 3.0 6.1"), name="RESERVED", table=OTHERS
+    )
 
 
 def _capability(config: bytes, at: int) -> int | None:
