@@ -16,9 +16,10 @@ from pyvmm.backends.net.backend import open_netdevs
 from pyvmm.config import Config
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.machine import Machine
-from pyvmm.snapshot import file, pages
+from pyvmm.snapshot import file, pages, quiesce
 from pyvmm.snapshot.capture import Snapshot
 from tests.support import features, replay
+from tests.support.disk import FakeDisk
 from tests.support.process import wait_until
 
 pytestmark = pytest.mark.kvm
@@ -304,3 +305,42 @@ def test_what_is_not_tracked_and_what_is_are_the_same() -> None:
                 whole = pages.scan(machine.memory)
             pages_of = {number: page for number, page in taken.memory.whole().items() if page != pages.ZERO}
             assert pages_of == whole.own
+
+
+def test_what_a_disk_was_asked_is_done_before() -> None:
+    disk = FakeDisk(1 << 20)
+    settings = replay.config("virtio-blk", "-m", "16M").replace(drives=())
+    with Machine(settings, replay.collectors(settings), drives={"disk0": disk}) as machine, replay.running(machine):
+        disk.gate.clear()
+        machine.resume()
+        wait_until(lambda: disk.entered > 0, "a request is in flight")
+        taken: list[Snapshot] = []
+        thread = threading.Thread(target=lambda: taken.append(machine.save()))
+        thread.start()
+        time.sleep(0.1)
+        assert not taken
+        assert not disk.log
+        disk.gate.set()
+        thread.join(30)
+        assert disk.log
+        (core,) = (core for name, core in taken[0].devices.items() if name.endswith("-core"))
+        assert core["queues"][0]["last_avail"] == core["queues"][0]["next_used"] > 0
+        wait_until(lambda: machine.reason is not None, "the guest goes on to its end")
+        assert machine.reason is not None
+        assert machine.reason.kind == events.POWEROFF
+
+
+def test_a_disk_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiesce, "PATIENCE", 0.1)
+    disk = FakeDisk(1 << 20)
+    settings = replay.config("virtio-blk", "-m", "16M").replace(drives=())
+    with Machine(settings, replay.collectors(settings), drives={"disk0": disk}) as machine, replay.running(machine):
+        disk.gate.clear()
+        machine.resume()
+        wait_until(lambda: disk.entered > 0, "a request is in flight")
+        with pytest.raises(HostError, match="the host's disk does not answer"):
+            machine.save()
+        disk.gate.set()
+        wait_until(lambda: machine.reason is not None, "the guest goes on to its end")
+        assert machine.reason is not None
+        assert machine.reason.kind == events.POWEROFF
