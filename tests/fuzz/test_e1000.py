@@ -175,7 +175,7 @@ def test_anything_at_any_time_is_defined(seed: int, offload: bool) -> None:
     run.rig.card.write_config(4, 2, 7)
     rig = Rig()
     run.rig.memory = rig.memory
-    run.rig.card.mac.transmitter.view = run.rig.card.mac.receiver.view = rig.memory.view  # more RAM, for the driver's layout
+    run.rig.card.mac.transmitter.memory = run.rig.card.mac.receiver.memory = rig.memory  # more RAM, for the driver's layout
     driver = Driver(run.rig)
     driver.reset()
     driver.open()
