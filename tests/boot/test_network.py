@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import features, linux, netlinux, network, pcapfile
+from tests.support import features, linux, netlinux, netns, network, pcapfile
+from tests.support.process import wait_until
 from tests.support.wirepeer import GONE, Neighbour, Server
 
 pytestmark = [pytest.mark.kvm("ring0-simd", "cmpxchg16b"), pytest.mark.linux]
@@ -274,3 +276,85 @@ def test_both_cards_and_a_disk_on_one_line(server: Server, tmp_path: Path) -> No
     assert re.search(r"IO-APIC +\d+-fasteoi .*(?=.*virtio0)(?=.*virtio1).*eth0", found["interrupts"]), found
     assert not warnings(found["warnings"]), found["warnings"]
     assert neighbour.echoes == PINGS + 20 and not neighbour.bad
+
+
+SERVES = """
+section load; load $DRIVER; sleep 1; ip addr add 10.7.0.1/24 dev eth0; ip link set eth0 up; wait_for 60 carrier eth0 1
+head -c $SIZE /dev/urandom >/tmp/random
+section sums; sha256sum </tmp/random; nc -l -p 7000 | sha256sum
+nc -l -p 7001 </tmp/random; sleep 3
+"""
+CALLS = """
+section load; load $DRIVER; sleep 1; ip addr add 10.7.0.2/24 dev eth0; ip link set eth0 up; wait_for 60 carrier eth0 1
+head -c $SIZE /dev/urandom >/tmp/random
+wait_for 60 ping -c 1 -W 1 10.7.0.1
+section sums; sha256sum </tmp/random
+tries=0; while ! nc 10.7.0.1 7000 </tmp/random && [ $tries -lt 60 ]; do sleep 0.5; tries=$((tries + 1)); done
+mkfifo /tmp/open; sleep 1000 >/tmp/open & # busybox's nc at the other end leaves as soon as we close
+tries=0; while ! nc 10.7.0.1 7001 </tmp/open >/tmp/got && [ $tries -lt 60 ]; do sleep 0.5; tries=$((tries + 1)); done
+sha256sum </tmp/got
+"""
+QEMU = ["qemu-system-x86_64", "-M", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-display", "none",
+        "-serial", "stdio"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("server", "caller"), [("e1000", "virtio_net"), ("virtio_net", "qemu")])
+def test_two_guests_by_tcp(server: str, caller: str, tmp_path: Path) -> None:
+    """pyvmm with pyvmm, and with QEMU's e1000: TCP both ways over a stream."""
+    if caller == "qemu" and shutil.which(QEMU[0]) is None:
+        pytest.skip("QEMU is not installed (Debian: qemu-system-x86)")
+    wire, processes = tmp_path / "wire", []
+    for name, driver, job in (("server", server, SERVES), ("caller", caller, CALLS)):
+        on = "on" if name == "server" else "off"
+        who = QEMU if driver == "qemu" else [sys.executable, "-m", "pyvmm", "run", "--timeout", str(LIMIT)]
+        card = "virtio-net-pci" if driver == "virtio_net" else "e1000"
+        given = options(DRIVER="e1000" if driver == "qemu" else driver, SIZE=SIZE // 4) + netlinux.FUNCTIONS + job
+        command = [
+            *who, "-kernel", str(linux.image(netlinux.KERNEL, "bzimage")), "-initrd", str(netlinux.initrd(given, tmp_path / name)),
+            "-append", "console=ttyS0 quiet panic=-1", "-m", "256", "-no-reboot",
+            "-netdev", f"stream,id=n,server={on},addr.type=unix,addr.path={wire}", "-device", f"{card},netdev=n",
+        ]  # fmt: skip
+        processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        wait_until(wire.exists, "a listener", 60)
+    try:
+        serving, calling = (parts(process.communicate(timeout=LIMIT + 60)[0].decode("latin-1")) for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    first, second = sums(serving["sums"]), sums(calling["sums"])
+    assert len(first) == 2 and first == second[::-1], (serving, calling)
+
+
+def test_tap_in_a_namespace(tmp_path: Path) -> None:
+    """Pings and TCP both ways with the kernel of the host behind a tap, checksums and segmentation left to it."""
+    if reason := netns.why_not():
+        pytest.skip(reason)
+    job = """
+section load; load e1000; load virtio_net; sleep 1
+for number in 0 1; do
+ip addr add 10.8.$number.2/24 dev eth$number; ip link set eth$number mtu 9000 up; wait_for 20 carrier eth$number 1
+done
+section ping; for number in 0 1; do ping -q -c $PINGS -i 0.01 10.8.$number.1; ping -q -c 5 -s 8972 10.8.$number.1; done
+for number in 0 1; do
+section get$number; nc 10.8.$number.1 $SOURCE </dev/null | sha256sum
+section put$number; head -c $SIZE /dev/urandom >/tmp/random; sha256sum </tmp/random; nc 10.8.$number.1 $SINK </tmp/random
+done
+section offloads; ethtool -k eth1
+section warnings; dmesg -r | sed -n 's/^<[0-4]>//p'
+"""
+
+    def body() -> None:
+        words = []
+        for number, card in enumerate(("e1000", "virtio-net-pci")):
+            netns.tap(f"tap{number}", f"10.8.{number}.1/24", mtu=9000)
+            words += ["-netdev", f"tap,id=t{number},ifname=tap{number},script=no,downscript=no", "-device", f"{card},netdev=t{number}"]
+        with Server(SIZE // 2, "0.0.0.0") as server:
+            values = options(PINGS=PINGS, SIZE=SIZE // 2, SOURCE=server.source, SINK=server.sink)
+            found = boot(values + job, *words, scratch=tmp_path)
+        pinged(found["ping"], PINGS, 5, PINGS, 5)
+        assert sums(found["get0"] + found["get1"]) == [server.sent] * 2, found
+        assert [digest for digest, _ in server.received] == sums(found["put0"]) + sums(found["put1"]), (found, server.received)
+        assert not warnings(found["warnings"]), found["warnings"]
+
+    netns.inside(body)

@@ -110,18 +110,18 @@ class Neighbour:
 
 
 class Server:
-    """Two TCP servers on 127.0.0.1: ``source`` sends ``size`` random bytes to who connects, ``sink`` keeps the sum of what comes.
+    """Two TCP servers: ``source`` sends ``size`` random bytes to who connects, ``sink`` keeps the sum of what comes.
 
     Attributes:
         sent: SHA-256 of what ``source`` sends.
         received: SHA-256 and length of each connection to ``sink``.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, address: str = "127.0.0.1") -> None:
         self._data = random.Random(size).randbytes(size)
         self.sent = hashlib.sha256(self._data).hexdigest()
         self.received: list[tuple[str, int]] = []
-        self._listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        self._listeners = [socket.create_server((address, 0)) for _ in range(2)]
         self.source, self.sink = (listener.getsockname()[1] for listener in self._listeners)
 
     def __enter__(self) -> Server:
