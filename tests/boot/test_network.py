@@ -298,7 +298,12 @@ QEMU = ["qemu-system-x86_64", "-M", "pc", "-accel", "kvm", "-cpu", "host", "-nod
         "-serial", "stdio"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("server", "caller"), [("e1000", "virtio_net"), ("virtio_net", "qemu")])
+# QEMU beside pyvmm on host B brings its kernel down ("corrupted stack end", guests of both that triple-fault): by hand only. The tiny
+# guests of tests/kvm/test_network.py do the same with QEMU on any KVM.
+PAIRS = [("e1000", "virtio_net"), *([("virtio_net", "qemu")] if os.environ.get("PYVMM_FULL") else [])]
+
+
+@pytest.mark.parametrize(("server", "caller"), PAIRS)
 def test_two_guests_by_tcp(server: str, caller: str, tmp_path: Path) -> None:
     """pyvmm with pyvmm, and with QEMU's e1000: TCP both ways over a stream."""
     if caller == "qemu" and shutil.which(QEMU[0]) is None:
