@@ -44,6 +44,7 @@ _KERNEL_LINE = (
 )
 _PANIC_MARKS = (b"Kernel panic", b"soft lockup - CPU", b"nested-init: ", b"/init: ")
 _BOOT_SECONDS = 120.0
+AGAIN = 75  # exit status with --once: the host locked up or did not boot, which another boot usually mends (EX_TEMPFAIL)
 _SILENCE_SECONDS = 90.0
 
 
@@ -157,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
         f"amd: booted in {outcome.boot_seconds:.1f} s, {outcome.total_seconds:.1f} s in all: {outcome.explanation}",
         file=sys.stderr,
     )
-    return outcome.status
+    return AGAIN if options.once and outcome.worth_another_try else outcome.status
 
 
 def main() -> int:
@@ -167,7 +168,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=4096, metavar="MB")
     parser.add_argument("--smp", type=int, default=2, metavar="N")
     parser.add_argument("--env", action="append", default=[], metavar="K=V")
-    parser.add_argument("--once", action="store_true", help="no second try when the host locks up")
+    parser.add_argument("--once", action="store_true", help=f"no second try when the host locks up: status {AGAIN} then")
     parser.add_argument("--results", type=Path, metavar="DIR", help="shared writable, under the same path")
     parser.add_argument("--console", type=Path, metavar="FILE", help="keep the host's console log")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ARG...")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from pyvmm.backends.net.backend import open_netdev
 from pyvmm.config import NetConfig
 from pyvmm.errors import ConfigError
+from tests.support import netns
 
 PRELUDE = """
 import os, random, select, shutil, socket, struct, subprocess, sys
@@ -42,22 +42,9 @@ def udp_socket(port=0):
 """
 
 
-def can() -> str:
-    """Why not, or ""."""
-    if os.geteuid() != 0:
-        return "needs root for a network namespace"
-    if not os.path.exists("/dev/net/tun"):
-        return "no /dev/net/tun"
-    if not shutil.which("unshare") or not shutil.which("ip"):
-        return "needs unshare and ip"
-    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
-        return "no network namespace may be made here"
-    return ""
-
-
 def inside(program: str, *wrapper: str) -> str:
     """Runs a program in a fresh namespace; returns its output."""
-    reason = can()
+    reason = netns.why_not()
     if reason:
         pytest.skip(reason)
     command = ["unshare", "-n", *wrapper, sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{PRELUDE}\n{program}"]
