@@ -6,7 +6,7 @@ The run loop never comes here: it reads three words of the page. This file names
 
 from __future__ import annotations
 
-from struct import calcsize, unpack_from
+from struct import Struct, calcsize, pack_into, unpack_from
 
 from pyvmm.kvm import structs, uapi
 from pyvmm.record import Record
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Fields = dict[str, Any]
 
 _UNION = structs.RUN_UNION
+_COUNT_AND_OFFSET = Struct("<IQ")  # of KVM_EXIT_IO
 
 # Reasons that x86 never sees, or that <linux/kvm.h> got later; uapi names those that pyvmm deals with.
 _OTHER_NAMES = {
@@ -168,6 +169,30 @@ def decode(page: memoryview) -> Exit:
     data = extra(page, fields) if extra else b""
     (flags,) = unpack_from("<H", page, structs.RUN_FLAGS)
     return Exit(name=exit_name(number), number=number, fields=fields, data=data, flags=flags)
+
+
+# --- an exit as bytes, for those who see thousands of them and explain a few ---------------------------------------------
+_KEPT = structs.RUN_UNION + 0x100  # the header and the union
+_IO_KEPT = structs.RUN_UNION + 0x10  # what KVM_EXIT_IO and KVM_EXIT_MMIO use of it
+_MMIO_KEPT = structs.RUN_UNION + 0x18
+
+
+def freeze(page: memoryview) -> bytes:
+    """What ``thaw`` needs of a run page: 48 bytes and the data for port I/O, 56 for MMIO, 288 for what is rare. No parsing."""
+    reason = page[structs.RUN_EXIT_REASON]
+    if reason == uapi.KVM_EXIT_IO:
+        size, count, start = page[structs.RUN_IO_SIZE], *_COUNT_AND_OFFSET.unpack_from(page, structs.RUN_IO_COUNT)
+        return bytes(page[:_IO_KEPT]) + bytes(page[start : start + size * count])
+    return bytes(page[: _MMIO_KEPT if reason == uapi.KVM_EXIT_MMIO else _KEPT])
+
+
+def thaw(frozen: bytes) -> Exit:
+    """The exit that ``freeze`` kept. Any bytes will do (a recording may be damaged): what is missing reads as zeros."""
+    page = bytearray(frozen[:_KEPT].ljust(_KEPT, b"\0"))
+    if page[structs.RUN_EXIT_REASON] == uapi.KVM_EXIT_IO:
+        page = bytearray(page[:_IO_KEPT].ljust(_KEPT, b"\0")) + frozen[_IO_KEPT:]
+        pack_into("<Q", page, structs.RUN_IO_DATA_OFFSET, _KEPT)
+    return decode(memoryview(page))
 
 
 def _io(page: memoryview, fields: Fields) -> bytes:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.kvm.vcpu import Vcpu
 
     Handler = Callable[[], None]
+    Hook = Callable[[int], None]  # (exit reason)
 
 _CACHE_MAX = 4096  # a guest can name 65,536 ports in 6 ways, and 2**64 addresses; real ones use a few dozen
 _BY_SIZE = {1: Struct("<B"), 2: Struct("<H"), 4: Struct("<I"), 8: Struct("<Q")}
@@ -36,6 +37,43 @@ _BY_SIZE = {1: Struct("<B"), 2: Struct("<H"), 4: Struct("<I"), 8: Struct("<Q")}
 
 class Stop(Exception):
     """Leaves the loop for good: a handler or an observer has decided. Carries nothing; the machine holds the reason."""
+
+
+class Observer:
+    """Sees the exits of one vCPU, on its thread: before user space has answered and after. For ``RunLoop.observe``.
+
+    Args:
+        before: called with the exit reason, the run page as KVM left it; the machine lock is not held. None: not asked.
+        after: called when the exit is handled (the vCPU not yet back in KVM_RUN: see ``Vcpu.settle``); not when the handler raised.
+        instead: exit reason -> what to do in place of its handler.
+    """
+
+    def __init__(self, before: Hook | None = None, after: Hook | None = None, instead: dict[int, Handler] | None = None) -> None:
+        self.before = before
+        self.after = after
+        self.instead = instead or {}
+
+    def around(self, reason: int, handler: Handler) -> Handler:
+        """A handler with the hooks around it; nothing is asked at an exit that could be asked here."""
+        before, after = self.before, self.after
+        handler = self.instead.get(reason, handler)
+
+        def both() -> None:
+            before(reason)  # type: ignore[misc]
+            handler()
+            after(reason)  # type: ignore[misc]
+
+        def only_before() -> None:
+            before(reason)  # type: ignore[misc]
+            handler()
+
+        def only_after() -> None:
+            handler()
+            after(reason)  # type: ignore[misc]
+
+        if before is not None and after is not None:
+            return both
+        return only_before if before is not None else only_after if after is not None else handler
 
 
 class RunLoop:
@@ -49,7 +87,7 @@ class RunLoop:
         unhandled: called with the exit reason for exits without a handler; usually raises Stop.
 
     Attributes:
-        exits: exit reason -> handler. Observers swap entries.
+        exits: exit reason -> handler. Observers swap entries, by ``observe``.
         drain: empties the coalesced ring before a device sees a later access; None while no zone is registered.
     """
 
@@ -62,16 +100,52 @@ class RunLoop:
         self.lock = lock
         self.interrupted = interrupted
         self.unhandled = unhandled
+        self.handlers: dict[int, Handler] = {}  # what ``exits`` has while nobody observes
         self.exits: dict[int, Handler] = _Exits(self)
+        self._observers: list[Observer] = []
         self.drain: Callable[[], None] | None = None
         port_handlers = _PortHandlers(self)
         ports.on_change.append(port_handlers.clear)
         mmio_handlers = _MmioHandlers(self)
         mmio.on_change.append(mmio_handlers.clear)
         words, quads = vcpu.words, vcpu.quads
-        self.exits[uapi.KVM_EXIT_IO] = lambda: port_handlers[words[8]]()
-        self.exits[uapi.KVM_EXIT_MMIO] = lambda: mmio_handlers[quads[4], quads[6]]()
-        self.exits[uapi.KVM_EXIT_INTR] = lambda: None
+        self.handlers[uapi.KVM_EXIT_IO] = lambda: port_handlers[words[8]]()
+        self.handlers[uapi.KVM_EXIT_MMIO] = lambda: mmio_handlers[quads[4], quads[6]]()
+        self.handlers[uapi.KVM_EXIT_INTR] = lambda: None
+        self.exits.update(self.handlers)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Has every exit pass an observer until the returned function is called. From any thread; the last to come is outermost.
+
+        An exit on its way is seen to its end by who saw it begin.
+        """
+        self._observers.append(observer)
+        self._wire()
+
+        def detach() -> None:
+            self._observers.remove(observer)
+            self._wire()
+
+        return detach
+
+    def _wire(self) -> None:
+        for reason in list(self.exits):
+            self.exits[reason] = self.wired(reason)
+
+    def wired(self, reason: int) -> Handler:
+        """The handler of an exit reason inside what its observers make of it."""
+        handler = self.handlers.get(reason)
+        if handler is None:
+            handler = self.handlers[reason] = self._unhandled(reason)
+        for observer in self._observers:
+            handler = observer.around(reason, handler)
+        return handler
+
+    def _unhandled(self, reason: int) -> Handler:
+        def handler() -> None:
+            self.unhandled(reason)
+
+        return handler
 
     def run(self) -> None:
         """Runs the vCPU until a handler raises Stop or ``interrupted`` says so.
@@ -107,12 +181,7 @@ class _Exits(dict):  # type: ignore[type-arg]
         self._loop = loop
 
     def __missing__(self, reason: int) -> Handler:
-        loop = self._loop
-
-        def handler() -> None:
-            loop.unhandled(reason)
-
-        self[reason] = handler
+        handler = self[reason] = self._loop.wired(reason)
         return handler
 
 

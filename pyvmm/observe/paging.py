@@ -11,9 +11,20 @@ from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
-    from pyvmm.memory import GuestMemory
+    class Memory(Protocol):
+        """Guest physical memory to look at: ``pyvmm.memory.GuestMemory``, or what a recording has of it."""
+
+        def contains(self, gpa: int, length: int) -> bool:
+            """Whether the whole range is RAM."""
+
+        def read(self, gpa: int, length: int) -> bytes:
+            """A copy. GuestFault outside RAM."""
+
+        def unpack(self, layout: str, gpa: int) -> tuple[Any, ...]:
+            """``struct.unpack`` of the bytes there. GuestFault outside RAM."""
+
 
 CR0_PE, CR0_PG = 1, 1 << 31
 CR4_PSE, CR4_PAE, CR4_LA57 = 1 << 4, 1 << 5, 1 << 12
@@ -90,7 +101,7 @@ def canonical(sregs: Any, linear: int) -> bool:
     return linear >> bits - 1 in (0, (1 << 65 - bits) - 1)
 
 
-def walk(memory: GuestMemory, sregs: Any, linear: int) -> Walk:
+def walk(memory: Memory, sregs: Any, linear: int) -> Walk:
     """Translates a linear address as the guest's page tables stand now. Never raises."""
     result = Walk(linear=linear)
     if not canonical(sregs, linear):
@@ -108,7 +119,7 @@ def walk(memory: GuestMemory, sregs: Any, linear: int) -> Walk:
     return result
 
 
-def _walk_32(memory: GuestMemory, sregs: Any, result: Walk) -> None:
+def _walk_32(memory: Memory, sregs: Any, result: Walk) -> None:
     at = (sregs.cr3 & 0xFFFF_F000) + (result.linear >> 22) * 4
     (entry,) = memory.unpack("<I", at)
     if not result._step("PD", at, entry, entry & _PRESENT):
@@ -124,7 +135,7 @@ def _walk_32(memory: GuestMemory, sregs: Any, result: Walk) -> None:
         result.gpa = (entry & 0xFFFF_F000) | result.linear & 0xFFF
 
 
-def _walk_64(memory: GuestMemory, sregs: Any, result: Walk) -> None:
+def _walk_64(memory: Memory, sregs: Any, result: Walk) -> None:
     long_mode = bool(sregs.efer & EFER_LMA)
     levels = _LONG_LEVELS[0 if sregs.cr4 & CR4_LA57 else 1 :] if long_mode else _LONG_LEVELS[2:]
     table = sregs.cr3 & (_ADDRESS if long_mode else 0xFFFF_FFE0)
@@ -143,7 +154,7 @@ def _walk_64(memory: GuestMemory, sregs: Any, result: Walk) -> None:
         table = entry & _ADDRESS
 
 
-def read_linear(memory: GuestMemory, sregs: Any, linear: int, length: int) -> bytes:
+def read_linear(memory: Memory, sregs: Any, linear: int, length: int) -> bytes:
     """Up to ``length`` bytes at a linear address, page by page; shorter when a page is not mapped or not RAM."""
     data = b""
     while len(data) < length:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from struct import pack_into
 
 import pytest
 
 from pyvmm import exits
 from pyvmm.exits import Exit, decode, describe
-from pyvmm.kvm import uapi
+from pyvmm.kvm import structs, uapi
 
 PIO_DATA = 0x1000
 
@@ -179,3 +180,26 @@ def test_exception_names() -> None:
     assert exits.exception_name(8) == "#DF double fault"
     assert exits.exception_name(19) == "#XM SIMD error" and exits.exception_name(21) == "#CP control protection"
     assert exits.exception_name(0x80) == "vector 0x80"
+
+
+@pytest.mark.parametrize("number", [*uapi.EXIT_NAMES, 99])
+def test_frozen_exits_thaw_to_the_same(number: int) -> None:
+    raw = bytearray(random.Random(number).randbytes(0x3000))
+    pack_into("<I", raw, structs.RUN_EXIT_REASON, number)
+    if number == uapi.KVM_EXIT_IO:
+        pack_into("<BBHIQ", raw, structs.RUN_UNION, 1, 2, 0x3F8, 300, 0x1000)
+    frozen = exits.freeze(memoryview(raw))
+    expected = exits.decode(memoryview(raw))
+    thawed = exits.thaw(frozen)
+    if number == uapi.KVM_EXIT_IO:
+        assert len(frozen) == 48 + 600
+        expected.fields["data_offset"] = thawed.fields["data_offset"]  # where it is says nothing any more
+    assert thawed == expected
+
+
+def test_thaw_takes_any_bytes() -> None:
+    dice = random.Random(1)
+    for length in (0, 1, 8, 9, 47, 48, 49, 100, 288, 5000):
+        for _ in range(50):
+            assert isinstance(exits.thaw(dice.randbytes(length)), exits.Exit)
+            assert isinstance(exits.thaw(bytes(8) + b"\2\0\0\0" + dice.randbytes(length)), exits.Exit)

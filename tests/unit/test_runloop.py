@@ -15,7 +15,7 @@ from pyvmm.bus import Bus
 from pyvmm.errors import KvmError, UnhandledExit
 from pyvmm.events import Access
 from pyvmm.kvm import structs, uapi
-from pyvmm.runloop import RunLoop, Stop
+from pyvmm.runloop import Observer, RunLoop, Stop
 
 PIO_DATA = 0x1000
 Exit = Callable[["FakeVcpu"], None]
@@ -239,7 +239,9 @@ def test_the_cache_is_bounded(rig: Rig) -> None:
     rig.run(*(out(port, b"x") for port in range(0x1000, 0x3800)), out(0x100, b"z"))
     assert rig.device.seen == [(0, 1, ord("z"))]
     handlers: Any = next(
-        cell.cell_contents for cell in rig.loop.exits[uapi.KVM_EXIT_IO].__closure__ or () if isinstance(cell.cell_contents, dict)  # type: ignore[attr-defined]
+        cell.cell_contents
+        for cell in rig.loop.exits[uapi.KVM_EXIT_IO].__closure__ or ()
+        if isinstance(cell.cell_contents, dict)  # type: ignore[attr-defined]
     )
     assert len(handlers) <= 4096
 
@@ -379,19 +381,37 @@ def test_exits_of_a_signal_are_nothing(rig: Rig) -> None:
     assert rig.unhandled == [] and len(rig.device.seen) == 1
 
 
-def test_an_observer_swaps_a_handler_while_the_guest_runs(rig: Rig) -> None:
-    original = rig.loop.exits[uapi.KVM_EXIT_IO]
-    seen: list[str] = []
+def test_observers_see_exits_around_the_handler_until_they_detach(rig: Rig) -> None:
+    plain = dict(rig.loop.exits)
+    seen: list[tuple[str, int, int]] = []
 
-    def watching() -> None:
-        seen.append("io")
-        original()
+    def hook(name: str) -> Callable[[int], None]:
+        return lambda reason: seen.append((name, reason, len(rig.device.seen)))
 
-    rig.loop.exits[uapi.KVM_EXIT_IO] = watching
+    first = rig.loop.observe(Observer(hook("before"), hook("after")))
+    second = rig.loop.observe(Observer(after=hook("outer")))
     rig.run(out(0x100, b"a"))
-    rig.loop.exits[uapi.KVM_EXIT_IO] = original
+    io = uapi.KVM_EXIT_IO
+    assert seen == [("before", io, 0), ("after", io, 1), ("outer", io, 1)]
+    first()
     rig.run(out(0x100, b"b"))
-    assert seen == ["io"] and len(rig.device.seen) == 2
+    assert seen[3:] == [("outer", io, 2)]
+    second()
+    assert {reason: rig.loop.exits[reason] for reason in plain} == plain  # the very same closures: no price is left
+    rig.run(out(0x100, b"c"))
+    assert len(seen) == 4 and len(rig.device.seen) == 3
+
+
+def test_an_observer_sees_and_may_take_over_exits_nobody_handles(rig: Rig) -> None:
+    seen: list[int] = []
+    taken: list[str] = []
+    detach = rig.loop.observe(Observer(before=seen.append, instead={uapi.KVM_EXIT_DEBUG: lambda: taken.append("debug")}))
+    debug, unknown = (lambda vcpu: vcpu.words.__setitem__(2, uapi.KVM_EXIT_DEBUG)), (lambda vcpu: vcpu.words.__setitem__(2, 12345))
+    rig.run(debug, unknown, out(0x100, b"never"))
+    assert seen == [uapi.KVM_EXIT_DEBUG, 12345] and taken == ["debug"] and rig.unhandled == [12345]
+    detach()
+    rig.run(debug)
+    assert rig.unhandled == [12345, uapi.KVM_EXIT_DEBUG] and seen[2:] == []
 
 
 def test_stop_from_a_handler_leaves_at_once(rig: Rig) -> None:

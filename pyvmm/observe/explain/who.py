@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.exits import Exit
-    from pyvmm.memory import GuestMemory
     from pyvmm.observe.disasm import Instruction
+    from pyvmm.observe.paging import Memory
 
 _BACK = 48  # bytes before rip to decode: enough for x86 code to fall into step
 _STRING_STEP = 16  # bytes that a string instruction, or the parts of one access, may be away from where registers point
@@ -45,7 +45,7 @@ class Site(Record):
     bits: int = 0
 
 
-def locate(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, settled: bool = False, emulated: bool = False) -> Site:
+def locate(exit: Exit, regs: Any, sregs: Any, memory: Memory, settled: bool = False, emulated: bool = False) -> Site:
     """Finds the instruction.
 
     Args:
@@ -71,7 +71,7 @@ def locate(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, settled: bool
     return site
 
 
-def _moved_on(exit: Exit, at: Instruction, regs: Any, sregs: Any, memory: GuestMemory, settled: bool, emulated: bool) -> bool:
+def _moved_on(exit: Exit, at: Instruction, regs: Any, sregs: Any, memory: Memory, settled: bool, emulated: bool) -> bool:
     """Whether rip, which is at an instruction that fits, may all the same be behind the one in question."""
     if exit.number not in _TELLING or exit.number == uapi.KVM_EXIT_HLT:
         return exit.number == uapi.KVM_EXIT_HLT
@@ -82,13 +82,13 @@ def _moved_on(exit: Exit, at: Instruction, regs: Any, sregs: Any, memory: GuestM
     return settled or bool(is_write) and (emulated or not is_io)
 
 
-def _here(regs: Any, sregs: Any, memory: GuestMemory, bits: int) -> Instruction | None:
+def _here(regs: Any, sregs: Any, memory: Memory, bits: int) -> Instruction | None:
     data = read_linear(memory, sregs, linear_address(sregs, sregs.cs, regs.rip), disasm.MAX_INSTRUCTION)
     found = disasm.decode(data, regs.rip, bits, 1)
     return found[0] if found else None
 
 
-def _before(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory, bits: int) -> Instruction | None:
+def _before(exit: Exit, regs: Any, sregs: Any, memory: Memory, bits: int) -> Instruction | None:
     """The instruction that ends at rip and fits the exit. x86 code cannot be read backward: decode from many starts, and count votes."""
     length = min(_BACK, regs.rip)
     start = linear_address(sregs, sregs.cs, regs.rip - length)
@@ -138,7 +138,7 @@ def _fits(exit: Exit, instruction: Instruction) -> bool:
     return False
 
 
-def _reaches(exit: Exit, instruction: Instruction, regs: Any, sregs: Any, memory: GuestMemory) -> bool:
+def _reaches(exit: Exit, instruction: Instruction, regs: Any, sregs: Any, memory: Memory) -> bool:
     """Whether a memory operand leads to the exit's address, registers being as they are now (string instructions have moved on)."""
     bits = code_bits(sregs)
     for segment, base, index, scale, displacement in instruction.memory:
