@@ -7,10 +7,7 @@ not every KVM can do (``@pytest.mark.kvm("paging32")``): that is found out by tr
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +16,6 @@ from tests.support import features
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-kvm", action="store_true", help="fail when a KVM test cannot run for want of /dev/kvm")
-    parser.addoption("--ledger", type=Path, help="leave out the tests this file names, and add each that ends (tests/nested/suite_amd.py)")
 
 
 def pytest_configure() -> None:
@@ -42,33 +38,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for need in mark.args:
                 if not features.have(need):
                     item.add_marker(pytest.mark.skip(reason=f"this KVM cannot do: {need}"))
-    ledger: Path | None = config.getoption("--ledger")
-    if ledger is not None and ledger.exists():
-        ended = {line.partition(" ")[2] for line in ledger.read_text().splitlines()}
-        left_out = [item for item in items if item.nodeid in ended]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item.nodeid not in ended]
-
-
-_failed = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report = yield
-    if report.failed:
-        item.stash[_failed] = True
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Writes "passed TEST" or "failed TEST" when a test has ended, on the disk before the next begins: the host may lock up."""
-    result = yield
-    ledger: Path | None = item.config.getoption("--ledger")
-    if ledger is not None:
-        with ledger.open("a") as file:
-            file.write(f"{'failed' if item.stash.get(_failed, False) else 'passed'} {item.nodeid}\n")
-            file.flush()
-            os.fsync(file.fileno())
-    return result

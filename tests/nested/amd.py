@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--packages", action="store_true", help="print the Debian packages needed, and end")
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="for boot and command (default 600)")
     parser.add_argument("--memory", type=int, default=4096, metavar="MB")
-    parser.add_argument("--smp", type=int, default=2, metavar="N")
+    parser.add_argument("--smp", type=int, default=1, metavar="N", help="emulated CPUs (default 1: more fail now and then)")
     parser.add_argument("--env", action="append", default=[], metavar="K=V")
     parser.add_argument("--once", action="store_true", help=f"no second try when the host locks up: status {AGAIN} then")
     parser.add_argument("--results", type=Path, metavar="DIR", help="shared writable, under the same path")
