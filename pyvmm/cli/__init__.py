@@ -18,6 +18,7 @@ USAGE = """\
 usage: pyvmm COMMAND [ARGUMENTS]
 
   run GUEST [OPTIONS]    boot a guest: a name from the catalogue, or an image file (pyvmm run -help lists the options)
+  stat GUEST [OPTIONS]   boot a guest, then say what the kernel counted and what reached user space
   guests                 list the catalogue
   inspect FILE           say what an image is, by which rule, its entry point and mode
   check                  examine this host's KVM and say what to do
@@ -79,6 +80,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from pyvmm.cli.check import command as check
 
         return check(rest)
+    if command == "stat":
+        from pyvmm.cli.stat import command as stat
+
+        return stat(rest)
     if command in ("version", "-version", "--version", "-V"):
         from pyvmm import __version__
 
@@ -87,7 +92,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, guests, inspect, check, version, help")
+    raise ConfigError(f"no command '{command}': run, stat, guests, inspect, check, version, help")
 
 
 def _complain(error: Exception | str, code: int) -> int:

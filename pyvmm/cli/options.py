@@ -70,7 +70,7 @@ exit status: 0 power-off (or reset under -no-reboot), (v<<1)|1 isa-debug-exit, 2
 SERIAL_KINDS = ("stdio", "file", "pty", "unix", "null", "none")
 DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 
-_WITH_VALUE = {
+WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
     "drive", "chardev", "object", "netdev", "load",
@@ -216,7 +216,7 @@ def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
         name, equals, value = argument.lstrip("-").partition("=")
         if name in _FLAGS and not equals:
             given.setdefault(name, []).append("")
-        elif name in _WITH_VALUE:
+        elif name in WITH_VALUE:
             if not equals:
                 try:
                     value = next(rest)

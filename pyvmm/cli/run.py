@@ -16,6 +16,8 @@ from pyvmm.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.backends.block.backend import BlockBackend
     from pyvmm.backends.net.backend import NetBackend
     from pyvmm.backends.terminal import Terminal
@@ -44,7 +46,7 @@ def command(arguments: list[str]) -> int:
         reason = session.run(options.timeout, options.paused, options.load)
     finally:
         session.close()
-    _tell(reason)
+    tell(reason)
     return status.of(reason)
 
 
@@ -65,6 +67,7 @@ class Session:
         self.chardevs: dict[str, console.Console] = {}
         self.netdevs: dict[str, NetBackend] = {}
         self._signal = 0  # the first one that arrived
+        self.observers: list[Callable[[Machine], None]] = []  # called with each machine before it runs
         try:
             for drive in config.drives:
                 from pyvmm.backends.block.backend import open_drive
@@ -124,6 +127,8 @@ class Session:
         for warning in machine.warnings:
             say(f"pyvmm: warning: {warning}")
         self._take_terminal()
+        for observe in self.observers:
+            observe(machine)
         if self._signal:  # it came while there was no machine yet
             machine.stop(self._signal)
         if paused and self.terminal is not None:
@@ -208,7 +213,7 @@ def _crash_report(machine: Machine, reason: StopReason) -> str:
         return vmm_error(error).detail
 
 
-def _tell(reason: StopReason) -> None:
+def tell(reason: StopReason) -> None:
     """One line on stderr for an end the user did not ask for; the report when there is one."""
     if reason.report:
         say_lines(reason.report.rstrip("\n") + "\n")
