@@ -76,8 +76,11 @@ class VmState(Record):
     taken: int
 
 
-def get(vcpu: Vcpu) -> VcpuState:
+def get(vcpu: Vcpu, before: VcpuState | None = None) -> VcpuState:
     """The whole state of a settled vCPU.
+
+    Args:
+        before: an earlier state of it: what is as it was then is shared, and what never changes not asked for again.
 
     Raises:
         KvmError
@@ -85,18 +88,24 @@ def get(vcpu: Vcpu) -> VcpuState:
     fd = vcpu.fd
     # MP_STATE first: asking for it is what has KVM act upon an INIT or SIPI that has come
     mp_state = vcpu.get_mp_state()
-    return VcpuState(
+    has_sregs2 = _has_sregs2(vcpu.vm) if before is None else len(before.sregs) == _SREGS2
+    state = VcpuState(
         mp_state=mp_state,
         regs=_take(fd, uapi.KVM_GET_REGS, _REGS),
         xsave=bytes(vcpu.get_xsave()),
         xcrs=_take(fd, uapi.KVM_GET_XCRS, _XCRS),
-        sregs=_take(fd, uapi.KVM_GET_SREGS2, _SREGS2) if _has_sregs2(vcpu.vm) else _take(fd, uapi.KVM_GET_SREGS, _SREGS),
+        sregs=_take(fd, uapi.KVM_GET_SREGS2, _SREGS2) if has_sregs2 else _take(fd, uapi.KVM_GET_SREGS, _SREGS),
         msrs=_get_msrs(vcpu),
         events=_take(fd, uapi.KVM_GET_VCPU_EVENTS, _EVENTS),
         lapic=bytes(vcpu.get_lapic()),
         debugregs=_take(fd, uapi.KVM_GET_DEBUGREGS, _DEBUGREGS),
-        tsc_khz=_tsc_khz(vcpu),
+        tsc_khz=_tsc_khz(vcpu) if before is None else before.tsc_khz,
     )
+    if before is not None:
+        for name, value in before:
+            if getattr(state, name) == value:
+                setattr(state, name, value)
+    return state
 
 
 def put(vcpu: Vcpu, state: VcpuState) -> None:

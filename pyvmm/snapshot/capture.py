@@ -106,12 +106,16 @@ def load(machine: Machine, snapshot: Snapshot) -> None:
 def _load_memory(machine: Machine, image: Image) -> None:
     tracked = machine.tracked
     if pages.fill(machine.memory, image) if tracked is None else tracked.load(image, parts.lasting(machine)):
-        # Where KVM shadows page tables it does not see user space change them: without slots there are no shadows (and no other way
-        # to be rid of them). Their dirty log starts anew.
-        flags = uapi.KVM_MEM_LOG_DIRTY_PAGES if tracked is not None else 0
-        for slot, region in enumerate(machine.memory.regions):
-            machine.vm.set_memory_region(slot, region.gpa, 0, region.host_address)
-            machine.vm.set_memory_region(slot, region.gpa, region.size, region.host_address, flags)
+        forget_shadows(machine)
+
+
+def forget_shadows(machine: Machine) -> None:
+    """User space has written RAM behind the vCPUs' backs. Where KVM shadows page tables it does not see that: without slots there are
+    no shadows (and no other way to be rid of them). Their dirty log starts anew."""
+    flags = uapi.KVM_MEM_LOG_DIRTY_PAGES if machine.tracked is not None else 0
+    for slot, region in enumerate(machine.memory.regions):
+        machine.vm.set_memory_region(slot, region.gpa, 0, region.host_address)
+        machine.vm.set_memory_region(slot, region.gpa, region.size, region.host_address, flags)
 
 
 def check(machine: Machine, found: dict[str, Any]) -> None:

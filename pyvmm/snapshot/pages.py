@@ -125,7 +125,8 @@ class Tracked:
         memory, vm: whose. Nobody may be writing while this object is made, asked or closed.
 
     Attributes:
-        image: what RAM was when this was asked last.
+        image: what RAM was when ``save`` or ``load`` was last called.
+        readers: sets of pages, one for each who wants to know what has changed since he looked last; he empties his himself.
     """
 
     def __init__(self, memory: GuestMemory, vm: Vm) -> None:
@@ -133,6 +134,8 @@ class Tracked:
         self.vm = vm
         self.image = scan(memory)
         self.lasting: set[int] = set()  # pages that are written through views from before
+        self._changed: set[int] = set()
+        self.readers = [self._changed]
         self._written: WrittenPages = memory.track()
         self._slots(uapi.KVM_MEM_LOG_DIRTY_PAGES)
 
@@ -140,8 +143,8 @@ class Tracked:
         for slot, region in enumerate(self.memory.regions):
             self.vm.set_memory_region(slot, region.gpa, region.size, region.host_address, flags)
 
-    def dirty(self, lasting: set[int]) -> set[int]:
-        """Pages that may have changed since the last call.
+    def collect(self, lasting: set[int]) -> None:
+        """Gives the readers the pages that may have changed since the last call.
 
         Args:
             lasting: pages that somebody may write without a fresh view, from now on until the next call.
@@ -155,12 +158,29 @@ class Tracked:
                     lowest = bits & -bits
                     pages.add(first + 64 * word + lowest.bit_length() - 1)
                     bits ^= lowest
+        for reader in self.readers:
+            reader |= pages
+
+    def _since(self, lasting: set[int]) -> set[int]:
+        self.collect(lasting)
+        pages = self._changed.copy()
+        self._changed.clear()
         return pages
+
+    def put(self, pages: dict[int, bytes]) -> int:
+        """Writes whole pages, those that differ. Returns how many did."""
+        for reader in self.readers:
+            reader.update(pages)
+        changed = 0
+        for region in self.memory.regions:
+            first, last = region.gpa // PAGE, region.end // PAGE
+            changed += _put(region, {number: page for number, page in pages.items() if first <= number < last})
+        return changed
 
     def save(self, lasting: set[int]) -> Image:
         """RAM as it is, as an image based on the one before."""
         own: dict[int, bytes] = {}
-        pages = self.dirty(lasting)
+        pages = self._since(lasting)
         for region in self.memory.regions:
             first, last = region.gpa // PAGE, region.end // PAGE
             for number in pages:
@@ -174,11 +194,9 @@ class Tracked:
 
     def load(self, image: Image, lasting: set[int]) -> int:
         """Makes RAM what the image says. Returns how many pages differed."""
-        pages = self.dirty(lasting) | self.image.differing(image)
-        changed = 0
-        for region in self.memory.regions:
-            first, last = region.gpa // PAGE, region.end // PAGE
-            changed += _put(region, {number: image.page(number) for number in pages if first <= number < last})
+        pages = self._since(lasting) | self.image.differing(image)
+        changed = self.put({number: image.page(number) for number in pages})
+        self._changed.clear()
         self.image = image
         return changed
 

@@ -113,6 +113,28 @@ def test_a_record_knows_writers_of_all_kinds() -> None:
     memory.close()
 
 
+def test_readers_each_learn_what_has_changed_since_they_looked() -> None:
+    memory, vm = GuestMemory(1 * MIB), FakeVm()
+    tracked = Tracked(memory, vm)  # type: ignore[arg-type]
+    mine: set[int] = set()
+    tracked.readers.append(mine)
+    first = tracked.save(set())
+    memory.write(0x3000, b"x")
+    tracked.save(set())  # somebody else's snapshot takes nothing from me
+    memory.write(0x5000, b"y")
+    tracked.collect(set())
+    assert mine == {3, 5}
+    mine.clear()
+    tracked.load(first, set())
+    assert mine >= {3, 5}
+    mine.clear()
+    assert tracked.put({6: page(1), 7: pages.ZERO}) == 1
+    assert mine == {6, 7}
+    assert sorted(tracked.save(set()).own) == [6]
+    tracked.close()
+    memory.close()
+
+
 def test_a_thousand_moments_come_back_in_any_order() -> None:
     generator = random.Random(7)
     memory, vm = GuestMemory(1 * MIB), FakeVm()

@@ -14,7 +14,7 @@ from pyvmm.devices.virtio.core import CoreState, QueueState
 from pyvmm.devices.virtio.net_control import NetState
 from pyvmm.devices.virtio.rng import RngState
 from pyvmm.record import Record
-from pyvmm.snapshot.plain import Misfit, fixed, pack, plain, shaped, unpack
+from pyvmm.snapshot.plain import Misfit, fixed, freeze, pack, plain, shaped, thaw, unpack
 
 CASES = int(os.environ.get("PYVMM_FUZZ", "20000"))
 STATES = [
@@ -32,6 +32,23 @@ def test_a_state_comes_back_as_it_was(state: Record) -> None:
     copy = shaped(state, unpack(pack(plain(state))))
     assert copy == state
     assert all(getattr(copy, name) is not value for name, value in state if isinstance(value, (list, bytearray)))
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: type(state).__name__)
+def test_a_frozen_state_comes_back_and_shows_every_change(state: Record) -> None:
+    frozen = freeze(state)
+    assert thaw(frozen) == plain(state)
+    copy = shaped(state, plain(state))
+    assert freeze(copy) == frozen
+    for name, value in list(copy):
+        if type(value) in (int, bool):
+            assert freeze(copy.replace(**{name: int(value) ^ 1})) != frozen
+        elif isinstance(value, bytearray):
+            assert freeze(copy.replace(**{name: value + b"x"})) != frozen
+        elif isinstance(value, list) and value and isinstance(value[0], Record):
+            value[-1].__dict__[value[-1]._fields[0]] ^= 1
+            assert freeze(copy) != frozen
+            value[-1].__dict__[value[-1]._fields[0]] ^= 1
 
 
 @pytest.mark.parametrize("value", [None, True, False, 0, -1, 1 << 4200, b"", b"\0" * 99, "", "grün", [], {}, [[1], {1: {"a": [None]}}]])
