@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.net.backend import NetBackend
     from pyvmm.boot.plan import BootPlan
     from pyvmm.cards import Cards
-    from pyvmm.coalesce import CoalescedSerial
+    from pyvmm.coalesce import CoalescedRing
     from pyvmm.config import Config
     from pyvmm.devices.pci.bus import PciBus
     from pyvmm.kvm.vcpu import Vcpu
@@ -85,14 +85,13 @@ class Machine:
         netdevs: dict[str, NetBackend] | None = None,
     ) -> None:
         self.config = config
-        self.drives = drives or {}
-        self.chardevs = chardevs or {}
-        self.netdevs = netdevs or {}
+        self.drives, self.chardevs, self.netdevs = drives or {}, chardevs or {}, netdevs or {}
         self.lock = Lock()
         self.reason: StopReason | None = None
         self._state = Condition()  # a signal handler may stop the machine on top of its own thread
         self._paused = False
-        self._held = False  # as paused, for who looks at the machine
+        self._held = 0  # how many look at the machine: as paused
+        self.defer: Callable[[StopReason], bool] | None = None  # a debugger's: asked first; True: the run does not end now
         self.asleep = False  # S3
         self.wake_plan: BootPlan | None = None
         self._parked = 0
@@ -113,7 +112,7 @@ class Machine:
         self.devices: dict[str, Any] = {}
         self.pci: PciBus  # made by populate
         self.cards: Cards | None = None  # likewise; None for a machine without
-        self.coalesced: CoalescedSerial | None = None  # likewise
+        self.coalesced: CoalescedRing | None = None  # likewise
         self.resting = Lock()  # held by who has it quiet
         self.quiet = 0  # his thread, else 0
         self.tracked: Tracked | None = None  # while ``track`` is on
@@ -276,7 +275,7 @@ class Machine:
         with self._state:
             self._idents[index] = get_ident()
         try:
-            if not self._interrupted(index):  # -S, or stopped before it began
+            if not self.runloops[index].interrupted():  # -S, or stopped before it began
                 self.runloops[index].run()
         except KvmError as error:
             self.request_stop(StopReason(kind=events.KVM_ERROR, detail=str(error), vcpu=index))
@@ -323,6 +322,8 @@ class Machine:
     # --- stop, pause, kick: from any thread --------------------------------------------------------------------------
     def request_stop(self, reason: StopReason) -> None:
         """Ends the run for ``reason``; the first reason stands. Returns at once."""
+        if self.defer is not None and self.reason is None and self.defer(reason):
+            return
         with self._state:
             if self.reason is None:
                 self.reason = reason
@@ -346,15 +347,21 @@ class Machine:
             self._kick_all()
             self._state.wait_for(lambda: not self._paused or self._all_parked())
 
-    def hold(self, on: bool) -> None:
-        """``pause`` and ``resume`` once more, beside what the user says; for ``quiesce``."""
+    def hold(self, on: bool, wait: bool = True) -> None:
+        """``pause`` and ``resume`` once more, beside what the user says; counted. A vCPU's thread may wait if it ``stand``s."""
         with self._state:
-            self._held = on
+            self._held += 1 if on else -1
             if on:
-                self._kick_all()
+                self._kick_all(get_ident() if wait else 0)
+            self._state.notify_all()
+            if on and wait:
                 self._state.wait_for(self._all_parked)
-            else:
-                self._state.notify_all()
+
+    def stand(self, on: bool) -> None:
+        """Has the calling vCPU's thread count as parked: its exit is settled, it is between two instructions."""
+        with self._state:
+            self._parked += 1 if on else -1
+            self._state.notify_all()
 
     def _all_parked(self) -> bool:
         return self._parked >= sum(map(bool, self._idents)) or self.reason is not None
@@ -389,7 +396,7 @@ class Machine:
         """Whether ``pause`` is in force."""
         return self._paused
 
-    # --- snapshots: from any thread but a vCPU's, lock not held --------------------------------------------------------
+    # --- snapshots: lock not held, from any thread but a vCPU's (unless that has it quiet: ``snapshot.quiesce``) ---------
     def quiesce(self) -> Quiet:
         """``with machine.quiesce():`` has it at rest: vCPUs between two instructions, no request in flight, the lock held."""
         from pyvmm.snapshot.quiesce import Quiet
@@ -415,21 +422,14 @@ class Machine:
         capture.track(self, on)
 
     def set_link(self, name: str, up: bool) -> None:
-        """Plugs a network card's cable in, or pulls it. From any thread, without ``lock``.
-
-        Args:
-            name: of the card, or the id of its netdev.
-
-        Raises:
-            ConfigError: there is no such card.
-        """
+        """Plugs in or pulls a network card's cable (by its name, or its netdev's). Any thread, ``lock`` not held. ConfigError: none."""
         from pyvmm import nics
 
         nics.set_link(self, name, up)
 
-    def _kick_all(self) -> None:
+    def _kick_all(self, but: int = 0) -> None:
         for vcpu, ident in zip(self.vcpus, self._idents, strict=False):
-            if ident:
+            if ident and ident != but:
                 vcpu.page[structs.RUN_IMMEDIATE_EXIT] = 1
                 kick(ident, KICK)
 

@@ -23,17 +23,23 @@ _PIECES = 1 << 16  # exits that one instruction may need to be complete (REP INS
 
 
 class Quiet:
-    """``with Quiet(machine):`` keeps it at rest. From any thread but a vCPU's, and without the machine lock.
+    """``with Quiet(machine):`` keeps it at rest. Without the machine lock.
 
     A machine that was paused, or does not run, stays so; ``pause`` and ``resume`` meanwhile have their effect afterwards. They may be
     nested on one thread.
+
+    Args:
+        machine: whose.
+        standing: the caller is a vCPU's thread that ``stand``s, its exit settled; any other thread but a vCPU's without this. Two such
+            threads do not wait for one another: each counts as parked while it waits for its turn.
 
     Raises:
         HostError: the run is over, or a disk of the host does not answer.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, standing: bool = False) -> None:
         self.machine = machine
+        self._standing = standing
         self._inner = False
 
     def __enter__(self) -> Machine:
@@ -65,11 +71,12 @@ class Quiet:
             raise HostError("the run is over: there is nothing to take a snapshot of, or to put one into")
 
     def _settle(self) -> None:
-        """Completes what each vCPU was doing when it left the guest."""
+        """Completes what each vCPU was doing when it left the guest. One that is parked or stands has nothing to complete, but a run
+        loop that was stopped by its caller may have."""
         lock = self.machine.lock
         for vcpu, loop in zip(self.machine.vcpus, self.machine.runloops, strict=True):
             for _ in range(_PIECES):
-                if vcpu.settle():
+                if self._standing or vcpu.settle():  # its threads only: KVM waits for all CPUs when another thread runs a vCPU
                     break
                 lock.release()  # the handler takes it
                 try:
