@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def scratch(drive: DriveConfig) -> RawFile:
     """``format=scratch,size=SIZE``: zeros. Raises ConfigError."""
-    fd = _file(f"-drive format=scratch,size={drive.size}", drive.size)
+    fd = nameless_file(f"-drive format=scratch,size={drive.size}", drive.size)
     return RawFile(fd, f"scratch disk {drive.id}", drive.size, readonly=drive.readonly, flushes=False, discard=drive.discard == "unmap")
 
 
@@ -24,7 +24,7 @@ def overlay(drive: DriveConfig, base: RawFile) -> Overlay:
     """``snapshot=on`` over an image opened for reading. Raises ConfigError, and leaves ``base`` open then."""
     from pyvmm.backends.block.overlay import Overlay
 
-    fd = _file(f"-drive file={drive.file},snapshot=on", base.size)
+    fd = nameless_file(f"-drive file={drive.file},snapshot=on", base.size)
     top = RawFile(fd, drive.file, base.size, flushes=False, discard=True)
     try:
         return Overlay(base, top, drive.discard == "unmap")
@@ -33,9 +33,9 @@ def overlay(drive: DriveConfig, base: RawFile) -> Overlay:
         raise
 
 
-def _file(where: str, size: int) -> int:
+def nameless_file(where: str, size: int) -> int:
     """A file of zeros without a name, so that it is gone however the process ends. In TMPDIR, else in /var/tmp, as QEMU's:
-    /tmp often is memory."""
+    /tmp often is memory. Raises ConfigError, which begins with ``where``."""
     folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else "/tmp")
     try:
         fd = _nameless(folder)
