@@ -88,6 +88,7 @@ class RunLoop:
 
     Attributes:
         exits: exit reason -> handler. Observers swap entries, by ``observe``.
+        retries: how often KVM_RUN came back with EAGAIN.
         drain: empties the coalesced ring before a device sees a later access; None while no zone is registered.
     """
 
@@ -103,6 +104,7 @@ class RunLoop:
         self.handlers: dict[int, Handler] = {}  # what ``exits`` has while nobody observes
         self.exits: dict[int, Handler] = _Exits(self)
         self._observers: list[Observer] = []
+        self.retries = 0
         self.drain: Callable[[], None] | None = None
         port_handlers = _PortHandlers(self)
         ports.on_change.append(port_handlers.clear)
@@ -170,7 +172,9 @@ class RunLoop:
                 if isinstance(error, InterruptedError):
                     if self.interrupted():
                         return
-                elif not isinstance(error, BlockingIOError):  # EAGAIN: the processor got INIT or SIPI; run it again
+                elif isinstance(error, BlockingIOError):  # EAGAIN: the processor got INIT or SIPI; run it again
+                    self.retries += 1
+                else:
                     raise failure(request, error.errno or 0) from None
 
 

@@ -321,6 +321,7 @@ def test_eagain_runs_it_again(rig: Rig) -> None:
     rig.run(errno.EAGAIN, errno.EAGAIN, out(0x100, b"a"))
     assert len(rig.device.seen) == 1
     assert rig.interruptions == 1  # the one that ended the test
+    assert rig.loop.retries == 2
 
 
 @pytest.mark.parametrize("number", [errno.EFAULT, errno.EINVAL, errno.EIO, errno.ENOMEM, errno.EPERM])

@@ -69,6 +69,9 @@ class Collector:
             summary.gather(cells, meter.cells)
         vm, kernel = read(self._kernel)
         rows = summary.rows(cells, Layout.of(machine), states(machine))
+        retries = sum(loop.retries for loop in machine.runloops)
+        if retries:
+            rows.append(Row(reason="sipi", count=retries))
         avoided = list(past.avoided)
         batches = sum(getattr(user, "batches", 0) for user in getattr(machine.coalesced, "users", [machine.coalesced]))
         if batches:

@@ -23,7 +23,8 @@ class Row(Record):
     """One kind of exit to user space.
 
     Fields:
-        reason: "io", "mmio", "hlt", ...: the kernel's name without KVM_EXIT_; "kicked" for KVM_RUN ended by a signal.
+        reason: "io", "mmio", "hlt", ...: the kernel's name without KVM_EXIT_; "kicked" for KVM_RUN ended by a signal, "sipi" for
+            a processor that got INIT or SIPI (EAGAIN; no time is taken).
         access: "out", "in", "write", "read" or "".
         address, size: of port or memory; -1 and 0 where there is none, or where there were too many to keep apart.
         device, register: who answered; "" where nobody or not known.
