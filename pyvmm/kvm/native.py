@@ -8,8 +8,8 @@ valgrind's count, before 115.
 from __future__ import annotations
 
 __all__ = [
-    "Structure", "Union", "address_of", "addressof", "c_char", "c_int", "function", "get_errno", "s16", "s32", "s64", "sizeof",
-    "u8", "u16", "u32", "u64",
+    "Structure", "Union", "address_of", "addressof", "c_char", "c_char_p", "c_int", "function", "get_errno", "s16", "s32", "s64",
+    "sizeof", "u8", "u16", "u32", "u64",
 ]  # fmt: skip
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ if hasattr(_c, "dlopen"):
     def _simple(code: str) -> Any:
         return type(f"c_{code}", (_c._SimpleCData,), {"_type_": code})
 
-    c_char, c_int = _simple("c"), _simple("i")
+    c_char, c_char_p, c_int = _simple("c"), _simple("z"), _simple("i")
     u8, u16, u32, u64 = map(_simple, "BHIL")
     s16, s32, s64 = map(_simple, "hil")
     _CALL = _c.FUNCFLAG_CDECL | _c.FUNCFLAG_USE_ERRNO
@@ -41,7 +41,7 @@ if hasattr(_c, "dlopen"):
         return found
 
 else:
-    from ctypes import CDLL, c_char, c_int
+    from ctypes import CDLL, c_char, c_char_p, c_int
     from ctypes import c_int16 as s16
     from ctypes import c_int32 as s32
     from ctypes import c_int64 as s64

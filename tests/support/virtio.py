@@ -106,7 +106,7 @@ class Echo(VirtioDevice):
         elif not chain.writable:
             written = 0
         else:
-            data = b"".join(bytes(view[: 1 << 16]) for view in chain.readable[:64])
+            data = b"".join(bytes(view[: 1 << 16]) for view in list(chain.readable)[:64])
             written = 0
             for view in chain.writable:
                 part = data[written : written + len(view)]

@@ -17,18 +17,18 @@ FLOORS = {
     "threads": GROUND, "kvm.native": GROUND, "net": GROUND,
     "kvm": KERNEL,
     "memory": MACHINE_SIDE, "bus": MACHINE_SIDE, "irq": MACHINE_SIDE, "ioloop": MACHINE_SIDE, "iothread": MACHINE_SIDE,
-    "workers": MACHINE_SIDE,
+    "workers": MACHINE_SIDE, "scatter": MACHINE_SIDE,
     "backends": DEVICES, "devices": DEVICES, "boot": DEVICES, "catalogue": DEVICES,
     "runloop": LOOP, "exits": LOOP, "cpuid": LOOP, "cpu_models": LOOP,
     "machine": MACHINE, "poweron": MACHINE, "board": MACHINE, "cards": MACHINE, "nics": MACHINE, "coalesce": MACHINE,
     "snapshot": MACHINE,
     "observe": OBSERVE, "hostcheck": OBSERVE, "probes": OBSERVE,
-    "status": CLI, "cli": CLI, "__main__": CLI,
+    "status": CLI, "cli": CLI, "sandbox": CLI, "__main__": CLI,
 }  # fmt: skip
 # Rooms that must run without /dev/kvm: they know no descriptor.
 NO_KVM = (
     "devices", "bus", "memory", "irq", "ioloop", "iothread", "workers", "boot", "backends", "errors", "record", "layout", "config",
-    "events", "catalogue", "net",
+    "events", "catalogue", "net", "scatter",
 )  # fmt: skip
 
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.block.raw import RawFile
     from pyvmm.config import DriveConfig
+    from pyvmm.scatter import Views
 
     class BlockBackend(Protocol):
         """A disk. Every method may be called by several threads at once, and raises OSError alone.
 
         Offsets and lengths are bytes, inside ``size``: whoever asks for more gets EIO, and nothing happens. Views are writable
-        memoryviews of bytes, straight from guest memory: another vCPU may change them meanwhile.
+        memoryviews of bytes, straight from guest memory: another vCPU may change them meanwhile. They come in a list or, when they are
+        many, in a Scatter, of which a backend makes one call of the kernel, or the same views by going over it.
         Two requests that overlap and are under way at the same time end in either order, per sector of 512 bytes.
 
         Attributes:
@@ -38,13 +40,13 @@ if TYPE_CHECKING:
         write_cache: bool
         discard: bool
 
-        def read(self, offset: int, views: list[memoryview]) -> None:
+        def read(self, offset: int, views: Views) -> None:
             """Fills all views. EIO when the file has become shorter meanwhile (QEMU: zeros)."""
 
-        def try_read(self, offset: int, views: list[memoryview]) -> bool:
+        def try_read(self, offset: int, views: Views) -> bool:
             """As ``read``, without waiting for a disk. False: it would have to wait, or failed; views may be partly filled."""
 
-        def write(self, offset: int, views: list[memoryview]) -> None:
+        def write(self, offset: int, views: Views) -> None:
             """Writes all views. After an error any part of them may be written. Never makes a file longer: EIO."""
 
         def flush(self) -> None:

@@ -8,13 +8,15 @@ import os
 
 from pyvmm.backends.block.ranges import RangeLock
 from pyvmm.backends.block.raw import RawFile
-from pyvmm.backends.block.vectors import cut, total
+from pyvmm.backends.block.vectors import cut, lengths, total
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from pyvmm.scatter import Views
 
 _BUFFER = 1 << 20
 _KEPT = 4  # idle buffers; more exist only while more threads use one
@@ -58,12 +60,12 @@ class DirectFile(RawFile):
         self._ranges = RangeLock() if self.block_size > 512 else None
         self._buffers: list[mmap.mmap] = []
 
-    def _fits(self, offset: int, views: list[memoryview]) -> bool:
+    def _fits(self, offset: int, views: Views) -> bool:
         """Whether the kernel may take it as it is. Addresses are left for it to refuse."""
         mask = self.block_size - 1
-        return not offset & mask and not any(len(view) & mask for view in views)
+        return not offset & mask and not any(map(mask.__and__, lengths(views)))
 
-    def read(self, offset: int, views: list[memoryview]) -> None:
+    def read(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
         if self._fits(offset, views):
             try:
@@ -76,11 +78,11 @@ class DirectFile(RawFile):
         self._check(offset, length)
         self._through_buffer(offset, views, length, writing=False)
 
-    def try_read(self, offset: int, views: list[memoryview]) -> bool:
+    def try_read(self, offset: int, views: Views) -> bool:
         """Never: there is no cache to find anything in."""
         return False
 
-    def write(self, offset: int, views: list[memoryview]) -> None:
+    def write(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
         length = total(views)
         self._check_write(offset, length)
@@ -104,7 +106,7 @@ class DirectFile(RawFile):
         finally:
             self._ranges.release(first, last)
 
-    def _write(self, offset: int, views: list[memoryview], length: int) -> None:
+    def _write(self, offset: int, views: Views, length: int) -> None:
         if self._fits(offset, views):
             try:
                 super().write(offset, views)
@@ -114,7 +116,7 @@ class DirectFile(RawFile):
                     raise
         self._through_buffer(offset, views, length, writing=True)
 
-    def _through_buffer(self, offset: int, views: list[memoryview], length: int, writing: bool) -> None:
+    def _through_buffer(self, offset: int, views: Views, length: int, writing: bool) -> None:
         try:
             buffer = self._buffers.pop()
         except IndexError:

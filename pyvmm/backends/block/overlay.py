@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyvmm.backends.block.raw import RawFile
+    from pyvmm.scatter import Views
 
 _SMALLEST = 4096  # what most guests write at least, so that nothing is copied up
 _LARGEST = 1 << 20
@@ -57,14 +58,14 @@ class Overlay:
         self._ranges = RangeLock()
 
     # --- reading -----------------------------------------------------------------------------------------------------
-    def read(self, offset: int, views: list[memoryview]) -> None:
+    def read(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
         length = total(views)
         self._check(offset, length)
         for source, start, size in self._runs(offset, length):
             source.read(start, views if size == length else cut(views, start - offset, size))
 
-    def try_read(self, offset: int, views: list[memoryview]) -> bool:
+    def try_read(self, offset: int, views: Views) -> bool:
         """See BlockBackend."""
         length = total(views)
         if offset < 0 or offset + length > self.size:
@@ -87,7 +88,7 @@ class Overlay:
             offset = stop
 
     # --- writing -----------------------------------------------------------------------------------------------------
-    def write(self, offset: int, views: list[memoryview]) -> None:
+    def write(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
         length = total(views)
         self._check(offset, length)

@@ -8,11 +8,14 @@ import struct
 from fcntl import ioctl
 
 from pyvmm.backends.block.fallocate import KEEP_SIZE, PUNCH_HOLE, UNSUPPORTED, ZERO_RANGE, fallocate
-from pyvmm.backends.block.vectors import IOV_MAX, cut, total
+from pyvmm.backends.block.vectors import cut, total
+from pyvmm.scatter import IOV_MAX, Scatter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pyvmm.scatter import Views
 
 # <linux/fs.h>
 _BLKDISCARD = 0x1277
@@ -59,12 +62,12 @@ class RawFile:
         self._lost = False  # a flush has failed
 
     # --- reading -----------------------------------------------------------------------------------------------------
-    def read(self, offset: int, views: list[memoryview]) -> None:
+    def read(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
         length = total(views)
         self._check(offset, length)
         while length:
-            got = os.preadv(self.fd, views[:IOV_MAX], offset)
+            got = views.preadv(self.fd, offset) if isinstance(views, Scatter) else os.preadv(self.fd, views[:IOV_MAX], offset)
             if not got:  # somebody has truncated the file
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             if got == length:
@@ -73,7 +76,7 @@ class RawFile:
             length -= got
             offset += got
 
-    def try_read(self, offset: int, views: list[memoryview]) -> bool:
+    def try_read(self, offset: int, views: Views) -> bool:
         """See BlockBackend: preadv2(RWF_NOWAIT), for pages the host has in its cache."""
         if not self._nowait or not 0 <= offset < self.size or len(views) > IOV_MAX:
             return False
@@ -81,6 +84,8 @@ class RawFile:
         if offset + length > self.size:
             return False
         try:
+            if isinstance(views, Scatter):
+                return views.preadv(self.fd, offset, os.RWF_NOWAIT) == length
             return os.preadv(self.fd, views, offset, os.RWF_NOWAIT) == length
         except BlockingIOError:
             return False
@@ -90,14 +95,14 @@ class RawFile:
             return False
 
     # --- writing -----------------------------------------------------------------------------------------------------
-    def write(self, offset: int, views: list[memoryview]) -> None:
+    def write(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
         length = total(views)
         self._check_write(offset, length)
         if not self._is_device and offset + length > os.lseek(self.fd, 0, os.SEEK_END):  # 0.3 us; nobody uses the file's position
             raise OSError(errno.EIO, os.strerror(errno.EIO))  # somebody has truncated the file: do not make it longer again
         while length:
-            put = os.pwritev(self.fd, views[:IOV_MAX], offset)
+            put = views.pwritev(self.fd, offset) if isinstance(views, Scatter) else os.pwritev(self.fd, views[:IOV_MAX], offset)
             if put == length:
                 return
             if not put:

@@ -1,16 +1,25 @@
-"""Lists of views (iovecs), cut where a request must be split."""
+"""What a request's bytes lie in: views of memory, as a list or as a Scatter. Taken together, and cut where a request must be split."""
 
 from __future__ import annotations
 
-IOV_MAX = 1024  # <linux/uio.h> UIO_MAXIOV: the most views one preadv or pwritev takes
+from pyvmm.scatter import Scatter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.scatter import Views
 
 
-def total(views: list[memoryview]) -> int:
+def total(views: Views) -> int:
     """Bytes in all."""
-    return sum(map(len, views))
+    return views.length if isinstance(views, Scatter) else sum(map(len, views))
 
 
-def cut(views: list[memoryview], start: int, length: int) -> list[memoryview]:
+def lengths(views: Views) -> list[int]:
+    """Bytes of each."""
+    return views.lengths() if isinstance(views, Scatter) else list(map(len, views))
+
+
+def cut(views: Views, start: int, length: int) -> list[memoryview]:
     """The bytes [start, start + length) of what the views are in sequence."""
     found = []
     for view in views:

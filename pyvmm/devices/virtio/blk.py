@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.block.backend import BlockBackend
     from pyvmm.devices.virtio.device import Loop
     from pyvmm.devices.virtio.queue import VirtQueue
+    from pyvmm.scatter import Views
 
     Submit = Callable[..., None]
 
@@ -117,6 +118,7 @@ class _Lane:
     __slots__ = ("queue", "stopped", "in_flight", "deep")
 
     def __init__(self, queue: VirtQueue) -> None:
+        queue.take_whole()
         self.queue = queue
         self.stopped = False
         self.in_flight = 0
@@ -409,7 +411,7 @@ def _average(before: int, new: int) -> int:
     return new if new < before else before + (new - before >> 3)
 
 
-def _fill(views: list[memoryview], data: bytes) -> Any:
+def _fill(views: Views, data: bytes) -> Any:
     """Copies ``data`` to the front of ``views``."""
     for view in views:
         part = data[: len(view)]

@@ -13,6 +13,7 @@ from pyvmm.devices.virtio.queue import QueueError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.devices.virtio.queue import Chain
+    from pyvmm.scatter import Views
 
 # 5.2.6: request types and status
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
@@ -76,7 +77,7 @@ class Request:
         self.head = head
         self.kind = DONE
         self.offset = self.length = 0
-        self.views: list[memoryview] = []
+        self.views: Views = []
         self.status = status
         self.verdict = OK
         self.written = self.failed = 0 if room else 1
@@ -96,7 +97,7 @@ def parse(chain: Chain, disk: Disk) -> Request:
     status = writable.pop()
     room = chain.writable_length - 1
     if len(status) > 1:  # merged with the data before it
-        writable.append(status[:-1])
+        writable = [*writable, status[:-1]]
         status = status[-1:]
     request = Request(chain.head, status, room)
     if chain.faulty:
@@ -105,6 +106,7 @@ def parse(chain: Chain, disk: Disk) -> Request:
     if readable and len(readable[0]) == 16:
         kind, _, sector = _unpack_header(readable.pop(0))
     else:
+        readable = list(readable)
         kind, _, sector = _unpack_header(_take(readable, 16))
     if kind == IN:
         offset = sector << 9
@@ -134,7 +136,7 @@ def parse(chain: Chain, disk: Disk) -> Request:
         request.length = min(room, ID_LENGTH)
         request.written = room + 1 if room <= ID_LENGTH else ID_LENGTH
     elif (kind == DISCARD and disk.discard) or (kind == WRITE_ZEROES and disk.write_zeroes):
-        request.verdict = _parse_segments(request, kind, readable, chain.readable_length - 16, disk)
+        request.verdict = _parse_segments(request, kind, list(readable), chain.readable_length - 16, disk)
     else:
         request.verdict = UNSUPP
     return request

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.devices.virtio.device import Loop
+    from pyvmm.scatter import Views
 
 F_SIZE, F_EMERG_WRITE = 1 << 0, 1 << 2  # 5.3.3
 RX, TX = 0, 1  # 5.3.2: of port 0
@@ -176,10 +177,10 @@ class VirtioConsole(VirtioDevice):
         return len(data)
 
 
-def _behind(views: list[memoryview], count: int) -> list[memoryview]:
+def _behind(views: Views, count: int) -> list[memoryview]:
     """What comes after the first ``count`` bytes."""
     for number, view in enumerate(views):
         if count < len(view):
-            return [view[count:], *views[number + 1 :]]
+            return [view[count:], *list(views)[number + 1 :]]
         count -= len(view)
     return []

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.virtio.device import Loop
     from pyvmm.devices.virtio.queue import Chain, VirtQueue
     from pyvmm.ioloop import IoLoop
+    from pyvmm.scatter import Views
 
     Frame = bytes | bytearray | memoryview
 
@@ -432,7 +433,7 @@ class VirtioNet(VirtioDevice):
         return done
 
 
-def _scatter(views: list[memoryview], data: Frame) -> None:
+def _scatter(views: Views, data: Frame) -> None:
     """Copies ``data`` into as many views as it needs."""
     at, size = 0, len(data)
     for view in views:

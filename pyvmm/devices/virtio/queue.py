@@ -19,7 +19,9 @@ from pyvmm.threads import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.devices.virtio.indirect import Tables
     from pyvmm.memory import GuestMemory
+    from pyvmm.scatter import Views
 
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4  # 2.7.5
 AVAIL_NO_INTERRUPT = 1  # 2.7.6
@@ -40,7 +42,8 @@ class Chain:
 
     Attributes:
         head: what ``push`` wants back.
-        readable, writable: views in the order of the chain; none is empty, buffers of length 0 leave no trace.
+        readable, writable: views in the order of the chain; none is empty, buffers of length 0 leave no trace. Lists, or a
+            Scatter if the device has asked for it (``VirtQueue.take_whole``).
         readable_length, writable_length: bytes in these views.
         faulty: "" or, in words, which buffer lies outside RAM; its view is left out. Such a chain must not be executed:
             the device fails the request if it can still say so, and else raises ``QueueError(chain.faulty)``.
@@ -52,8 +55,8 @@ class Chain:
     def __init__(
         self,
         head: int,
-        readable: list[memoryview],
-        writable: list[memoryview],
+        readable: Views,
+        writable: Views,
         readable_length: int,
         writable_length: int,
         faulty: str = "",
@@ -118,7 +121,17 @@ class VirtQueue:
         self._fence = Lock()
         low = memory.regions[0]  # nearly all buffers; the rest goes through memory.view
         self._low = low.view[:] if low.gpa == 0 else memoryview(b"")
+        self._low_host = low.host_address
+        self._tables: Tables | None = None
         self.track(memory.tracked)
+
+    def take_whole(self) -> None:
+        """For a device that takes a Scatter where lists of views come else: long tables are not walked any more if they are plain."""
+        from pyvmm import scatter
+        from pyvmm.devices.virtio.indirect import Tables
+
+        if self._indirect and scatter.supported():
+            self._tables = Tables(self._low, self._low_host)
 
     def track(self, on: bool) -> None:
         """Whether memory keeps a record of what is written: every buffer comes from ``memory.view`` then. Not during ``pop``."""
@@ -171,6 +184,11 @@ class VirtQueue:
                     raise QueueError(f"nested indirect descriptor in chain {head}")
                 table = self._indirect_table(address, length, flags)
                 entries = length >> 4
+                if self._tables is not None and left == size - 1 and self._low_end:
+                    taken = self._tables.take(table, entries)
+                    if taken is not None:
+                        self.last_avail = last + 1 & 0xFFFF
+                        return Chain(head, *taken)
                 left = min(entries, max(size, INDIRECT_MAX))
                 index = 0
                 continue

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.devices.device import Clock, MakeTimer
     from pyvmm.devices.virtio.device import Loop
+    from pyvmm.scatter import Views
 
 _MOST = 4096  # bytes for one request: a driver gets less than it has room for, never nothing (5.4.6.2)
 _TURN = 64  # requests before the others on the loop get their turn
@@ -74,7 +75,7 @@ class VirtioRng(VirtioDevice):
             if queue.should_signal():
                 self.signals.queue(index)
 
-    def _fill(self, views: list[memoryview]) -> int:
+    def _fill(self, views: Views) -> int:
         data = os.urandom(min(sum(map(len, views)), _MOST if self.state.left is None else min(self.state.left, _MOST)))
         written = 0
         for view in views:
