@@ -4,8 +4,8 @@
 
 Threads and locks, outermost first:
   ``lock``   the machine lock: held around every device call, whether from a vCPU thread or from the I/O loop;
-  ``_state`` a condition over ``reason``, ``_paused`` and who is parked; short, never held while calling a device.
-A device may ask to stop (``request_stop``) with ``lock`` held: that takes only ``_state``.
+  ``parking`` a condition over ``reason``, ``_paused`` and who is parked; short, never held while calling a device.
+A device may ask to stop (``request_stop``) with ``lock`` held: that takes only ``parking``.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Machine:
         self.drives, self.chardevs, self.netdevs = drives or {}, chardevs or {}, netdevs or {}
         self.lock = Lock()
         self.reason: StopReason | None = None
-        self._state = Condition()  # a signal handler may stop the machine on top of its own thread
+        self.parking = Condition()  # a signal handler may stop the machine on top of its own thread
         self._paused = False
         self._held = 0  # how many look at the machine: as paused
         self.defer: Callable[[StopReason], bool] | None = None  # a debugger's: asked first; True: the run does not end now
@@ -272,7 +272,7 @@ class Machine:
 
     def _vcpu_thread(self, index: int) -> None:
         block_signals()  # KICK opens in KVM_RUN
-        with self._state:
+        with self.parking:
             self._idents[index] = get_ident()
         try:
             if not self.runloops[index].interrupted():  # -S, or stopped before it began
@@ -284,20 +284,20 @@ class Machine:
         except BaseException as error:  # the guest must not be able to show anybody a traceback
             self.request_stop(vmm_error(error, index))
         finally:
-            with self._state:
+            with self.parking:
                 self._idents[index] = 0
-                self._state.notify_all()
+                self.parking.notify_all()
 
     def _interrupted(self, index: int) -> bool:
         """Parks the vCPU while paused. Returns True when the machine stops."""
         vcpu = self.vcpus[index]
-        with self._state:
+        with self.parking:
             while signal.sigtimedwait((KICK,), 0) is not None:
                 pass
             while (self._paused or self._held or self.asleep) and self.reason is None:
                 self._parked += 1
-                self._state.notify_all()
-                self._state.wait()
+                self.parking.notify_all()
+                self.parking.wait()
                 self._parked -= 1
             if self.reason is not None:
                 return True
@@ -324,10 +324,10 @@ class Machine:
         """Ends the run for ``reason``; the first reason stands. Returns at once."""
         if self.defer is not None and self.reason is None and self.defer(reason):
             return
-        with self._state:
+        with self.parking:
             if self.reason is None:
                 self.reason = reason
-            self._state.notify_all()
+            self.parking.notify_all()
             self._kick_all()
             self.loop.stop()
 
@@ -342,45 +342,45 @@ class Machine:
 
     def pause(self) -> None:
         """Parks every vCPU outside KVM_RUN; returns when all are, or somebody resumes. Not from a vCPU thread, nor with the lock held."""
-        with self._state:
+        with self.parking:
             self._paused = True
             self._kick_all()
-            self._state.wait_for(lambda: not self._paused or self._all_parked())
+            self.parking.wait_for(lambda: not self._paused or self._all_parked())
 
     def hold(self, on: bool, wait: bool = True) -> None:
         """``pause`` and ``resume`` once more, beside what the user says; counted. A vCPU's thread may wait if it ``stand``s."""
-        with self._state:
+        with self.parking:
             self._held += 1 if on else -1
             if on:
                 self._kick_all(get_ident() if wait else 0)
-            self._state.notify_all()
+            self.parking.notify_all()
             if on and wait:
-                self._state.wait_for(self._all_parked)
+                self.parking.wait_for(self._all_parked)
 
     def stand(self, on: bool) -> None:
         """Has the calling vCPU's thread count as parked: its exit is settled, it is between two instructions."""
-        with self._state:
+        with self.parking:
             self._parked += 1 if on else -1
-            self._state.notify_all()
+            self.parking.notify_all()
 
     def _all_parked(self) -> bool:
         return self._parked >= sum(map(bool, self._idents)) or self.reason is not None
 
     def resume(self) -> None:
         """Lets the vCPUs go on."""
-        with self._state:
+        with self.parking:
             self._paused = False
-            self._state.notify_all()
+            self.parking.notify_all()
 
     def toggle_pause(self) -> None:
         """Pause or go on, without waiting for the vCPUs: for a key press in the I/O loop."""
-        with self._state:
+        with self.parking:
             self._paused = not self._paused
-            self._kick_all() if self._paused else self._state.notify_all()
+            self._kick_all() if self._paused else self.parking.notify_all()
 
     def suspend(self) -> None:
         """S3: the vCPUs park, the I/O loop waits for what wakes the machine. For a device; returns at once."""
-        with self._state:
+        with self.parking:
             self.asleep = True
             self._kick_all()
 
@@ -437,7 +437,7 @@ class Machine:
         """Frees descriptors and guest memory. Nothing while a vCPU thread is alive: it would go on with what others get next."""
         if self.hung:
             return
-        with self._state:  # a stop() on another thread must not wake a descriptor that is somebody else's by then
+        with self.parking:  # a stop() on another thread must not wake a descriptor that is somebody else's by then
             while self._owned:
                 self._owned.pop().close()
             if self.wake_plan is None:

@@ -1,0 +1,317 @@
+"""A live machine in a debugger's hands: exits numbered, moves forward that stop where they should, crashes that wait to be looked at.
+
+    control = Control(machine, breakpoints)
+    control.attach()                      # before Machine.run() (which runs on another thread), or at any time later
+    stop = control.run()                  # until a breakpoint, the end, or interrupt()
+    stop = control.run(until=10)          # behind exit 10
+    stop = control.step_instructions(0)   # one instruction of vCPU 0, the others stand still
+    with control.quiet(): ...             # look at everything, or change it
+    control.detach()                      # the machine goes on as if nobody had been there
+
+Threads: moves and ``quiet`` belong to one thread at a time, the debugger's, which is no vCPU's; ``interrupt`` may come from any. Exits are
+handled on the vCPUs' threads. What they find out is put down as an event, the vCPUs park (``standstill``), and the debugger's
+thread decides whether that is a stop.
+
+Detached, nothing is left of it: no hook, no lock, no question at an exit.
+"""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+
+from pyvmm import events
+from pyvmm.errors import HostError
+from pyvmm.kvm import structs
+from pyvmm.observe.debug import subject
+from pyvmm.observe.debug.standstill import Standstill
+from pyvmm.observe.debug.subject import ExitRecord, Moment, Stop, SubjectError
+from pyvmm.observe.debug.watch import ExitWatch
+from pyvmm.record import Record
+from pyvmm.runloop import Stop as LeaveLoop
+from pyvmm.snapshot.quiesce import Quiet
+from pyvmm.threads import Lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.events import StopReason
+    from pyvmm.machine import Machine
+    from pyvmm.observe.debug.conditions import Breakpoints
+
+    OnExits = Callable[[list[ExitRecord]], None]
+
+# Ends that are the guest's doing: under a debugger the machine stays to be looked at, and history can go back from there
+_GUESTS = (events.POWEROFF, events.RESET, events.WAKE, events.DEBUG_EXIT, events.HALTED, events.CRASH)
+_PIECES = 1 << 16  # exits that one instruction may need to be complete (REP INS into device memory)
+
+
+class Event(Record):
+    """What a vCPU's thread found out; ``Stop`` is made of it. Fields: as there."""
+
+    why: str
+    vcpu: int = 0
+    hits: list[int] = []
+    exit: int = 0
+    address: int = 0
+
+
+class Control:
+    """See the module.
+
+    Args:
+        machine: not yet running, or running; it must outlive this object's attachment.
+        breakpoints: what to stop at. Change them while the machine stands still.
+
+    Attributes:
+        number: exits to user space so far, over all vCPUs, since ``attach`` (or as ``rewind`` said).
+        steps: instructions executed since then by ``step_instructions``.
+        stop: why it stands still.
+        running: a move is on its way.
+        on_exits: for a history: called behind each exit, on the vCPU's thread, with the machine at rest (``quiet``) and the records of the
+            exits since the last call, the last of which is what the machine is behind. As a rule there is one; more when an
+            instruction made several (a read-modify-write of device memory), or other vCPUs' exits came in while the world was
+            stopping. Set it while the machine stands still. None: exits are only counted, which costs next to nothing.
+    """
+
+    def __init__(self, machine: Machine, breakpoints: Breakpoints) -> None:
+        self.machine = machine
+        self.breakpoints = breakpoints
+        self.number = 0
+        self.steps = 0
+        self.stop = Stop(why=subject.START)
+        self.running = False
+        self.on_exits: OnExits | None = None
+        self.recording = False  # exits are to be written down: somebody wants to see them
+        self.ending: StopReason | None = None  # how the guest has ended, put off
+        self._standstill = Standstill(machine)
+        self._watches = [ExitWatch(self, index) for index in range(len(machine.vcpus))]
+        self._unhandled = [loop.unhandled for loop in machine.runloops]
+        self._counting = Lock()
+        self._records: list[ExitRecord] = []  # not yet told to ``on_exits``
+        self._settling: set[int] = set()  # vCPUs whose last exit is being completed
+        self._events: list[Event] = []
+        self._until: int | None = None
+        self._stepping = False
+        self._epoch = 0
+        self.attached = False
+
+    # --- being there or not ------------------------------------------------------------------------------------------
+    def attach(self) -> None:
+        """Stops the machine and watches its exits from now on.
+
+        Raises:
+            SubjectError: the run is over, or another debugger is there.
+        """
+        machine = self.machine
+        if machine.reason is not None:
+            raise SubjectError("the machine has ended")
+        if machine.defer is not None:
+            raise SubjectError("another debugger holds this machine")
+        machine.defer = self._put_off
+        self._standstill.attach()
+        self._epoch = monotonic_ns()
+        for index, (loop, watch) in enumerate(zip(machine.runloops, self._watches, strict=True)):
+            loop.unhandled = lambda reason, index=index: self._unhandled_exit(index, reason)  # type: ignore[misc]
+            watch.attach()
+        self.attached = True
+
+    def detach(self) -> None:
+        """Lets the machine go on without a debugger, or end if the guest has ended. Between moves; once more does nothing."""
+        if not self.attached:
+            return
+        self.attached = False
+        machine = self.machine
+        machine.defer = None
+        for loop, watch, unhandled in zip(machine.runloops, self._watches, self._unhandled, strict=True):
+            loop.unhandled = unhandled
+            watch.detach()
+        if self.ending is not None:
+            machine.request_stop(self.ending)
+        self._standstill.detach()
+
+    # --- moves -------------------------------------------------------------------------------------------------------
+    @property
+    def moment(self) -> Moment:
+        """Where the machine stands."""
+        return Moment(exit=self.number, steps=self.steps)
+
+    def run(self, until: int | None = None) -> Stop:
+        """On until it stops, at the latest behind exit number ``until``, and returns why.
+
+        Several vCPUs may bring it a few exits beyond.
+
+        Raises:
+            SubjectError: the guest has ended, or nobody is attached.
+        """
+        return self._move(lambda: self._go(until))
+
+    def step_instructions(self, vcpu: int, count: int = 1) -> Stop:
+        """``count`` instructions of one vCPU, without interrupts; the others stand still. Breakpoints end it before.
+
+        Raises:
+            SubjectError: as ``run``; or this KVM cannot step.
+        """
+        raise SubjectError("not yet")
+
+    def interrupt(self) -> None:
+        """Ends the move that is on its way; nothing when there is none. Any thread, a signal handler too; returns at once."""
+        if self.running:
+            self.event(Event(why=subject.INTERRUPTED))
+
+    # --- between moves -----------------------------------------------------------------------------------------------
+    def quiet(self) -> Quiet:
+        """``with control.quiet():`` the machine is at rest (``snapshot.quiesce``), without its vCPUs changing threads for it."""
+        return Quiet(self.machine, standing=True)
+
+    def rewind(self, number: int) -> None:
+        """Somebody has put the machine back to behind exit ``number``: it goes on counting there, and has not ended."""
+        self.number, self.steps = number, 0
+        self.ending = None
+
+    def finish(self) -> None:
+        """Lets a guest that has ended end the run, and detaches."""
+        self.detach()
+
+    # --- how a move goes ---------------------------------------------------------------------------------------------
+    def _move(self, act: Callable[[], Stop]) -> Stop:
+        if not self.attached:
+            raise SubjectError("no debugger is attached to the machine")
+        if self.machine.reason is not None or self.ending is not None:
+            raise SubjectError("the guest has ended: it can go no further")
+        with self.machine.parking:
+            self._events.clear()
+            self.running = True
+        self.recording = self.on_exits is not None or bool(self.breakpoints.at_exits())
+        try:
+            self.stop = act()
+        finally:
+            with self.machine.parking:
+                self.running = False
+        return self.stop
+
+    def _go(self, until: int | None) -> Stop:
+        self._until = until
+        while True:
+            stop = self._resume()
+            if stop is not None:
+                return stop
+
+    def _resume(self) -> Stop | None:
+        """Lets the vCPUs run to the next event. None: that was nothing to stop at."""
+        parking = self.machine.parking
+        with parking:
+            if not self._events:
+                self._standstill.release()
+                parking.wait_for(lambda: self._events or self.machine.reason is not None)
+        self._standstill.wait()
+        return self._decide()
+
+    def _decide(self) -> Stop | None:
+        """What the events come to, the machine standing still."""
+        verdict = self.machine.reason or self.ending
+        with self.machine.parking:
+            found, self._events = self._events, []
+        hits = self.breakpoints.reached(sorted({number for event in found for number in event.hits}))
+        stop = Stop(why="", at=self.moment, hits=hits)
+        if verdict is not None:
+            crashed = verdict.kind == events.CRASH
+            return stop.replace(
+                why=subject.CRASHED if crashed else subject.END,
+                vcpu=verdict.vcpu or 0,
+                exit=self.number,
+                text=verdict.detail,
+                verdict=verdict,
+            )
+        for event in found:
+            if event.why != subject.BREAKPOINT or any(number in hits for number in event.hits):
+                why = subject.BREAKPOINT if hits else event.why
+                return stop.replace(why=why, vcpu=event.vcpu, exit=event.exit, address=event.address)
+        return None
+
+    # --- on the vCPUs' threads ---------------------------------------------------------------------------------------
+    def event(self, event: Event) -> None:
+        """Something to stop for, perhaps. From any thread."""
+        with self.machine.parking:
+            self._events.append(event)
+            self._standstill.stop()
+            self.machine.parking.notify_all()
+
+    def taken(self, index: int, reason: int) -> bool:
+        """Whether an exit is the debugger's own doing; then it has been dealt with."""
+        return False
+
+    def debug_exit(self, index: int) -> None:
+        """KVM_EXIT_DEBUG: a hardware or software breakpoint, or a step."""
+
+    def exit_done(self, index: int, frozen: bytes = b"", time: int = 0, rip: int = 0, answer: bytes = b"") -> None:
+        """User space has answered an exit of a vCPU."""
+        hits = self.breakpoints.hits_at(frozen, index, answer) if frozen else []
+        with self._counting:
+            self.number = number = self.number + 1
+            self.steps = 0
+            if self.on_exits is not None:
+                self._records.append(ExitRecord(number=number, vcpu=index, time=time - self._epoch, frozen=frozen, answer=answer, rip=rip))
+        if self.on_exits is not None and index not in self._settling:
+            self._settle(index)
+            self._rest()
+        if hits:
+            self.event(Event(why=subject.BREAKPOINT, vcpu=index, hits=hits, exit=number))
+        elif self._until is not None and number >= self._until:
+            self.event(Event(why=subject.EXIT, vcpu=index, exit=number))
+
+    def _settle(self, index: int) -> None:
+        """Completes a vCPU's access; further exits of the same instruction are answered on the way."""
+        vcpu, loop = self.machine.vcpus[index], self.machine.runloops[index]
+        self._settling.add(index)
+        try:
+            for _ in range(_PIECES):
+                if vcpu.settle():
+                    break
+                loop.exits[vcpu.words[structs.RUN_EXIT_REASON // 4]]()
+        finally:
+            self._settling.discard(index)
+
+    def _rest(self) -> None:
+        """Brings the machine to rest and tells ``on_exits``.
+
+        Two vCPUs that want this at once do not wait for one another: each has completed its exit and counts as parked while it waits
+        for its turn. The first then tells of both exits, and the checkpoint stands for the last; the other finds nothing to tell.
+        """
+        machine, on_exits = self.machine, self.on_exits
+        assert on_exits is not None
+        if not self._stepping:
+            machine.stand(True)
+        else:
+            machine.resting.release()  # ``Standstill.do`` holds it for us
+        try:
+            with Quiet(machine, standing=True):
+                with self._counting:
+                    records, self._records = self._records, []
+                if records:
+                    on_exits(records)
+        except HostError:
+            pass  # the run is over
+        finally:
+            if not self._stepping:
+                machine.stand(False)
+            else:
+                machine.resting.acquire()
+
+    def _unhandled_exit(self, index: int, reason: int) -> None:
+        """The end of the guest, as a rule; put off, its thread must not leave the run loop."""
+        try:
+            self._unhandled[index](reason)
+        except LeaveLoop:
+            if self.ending is None:
+                raise
+
+    def _put_off(self, reason: StopReason) -> bool:
+        """``Machine.defer``."""
+        if reason.kind not in _GUESTS:
+            return False
+        with self.machine.parking:
+            if self.ending is None:
+                self.ending = reason
+        self.event(Event(why=subject.END, vcpu=reason.vcpu or 0))
+        return True
