@@ -119,6 +119,7 @@ def examine(probe: bool = True) -> list[Finding]:
     findings += _modules()
     findings += _memory()
     findings += _observing()
+    findings += _sandbox()
     if probe and usable(findings):
         findings += _probes()
     return findings
@@ -275,6 +276,15 @@ def _observing() -> Iterator[Finding]:
         topic="observing",
         text="the kernel's kvm trace events are for root; pyvmm's own tracer works without",
     )
+
+
+def _sandbox() -> Iterator[Finding]:
+    """The layers of ``-sandbox on`` that depend on the host's kernel."""
+    from pyvmm.sandbox import enter
+
+    for layer, there, text in enter.findings():
+        advice = "" if there else f"-sandbox on,{layer}=off goes without it"
+        yield Finding(level=OK if there else WARN, topic="sandbox", text=f"{layer}: {text}", advice=advice)
 
 
 def _probes() -> Iterator[Finding]:

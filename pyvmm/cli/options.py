@@ -16,7 +16,7 @@ from pyvmm.layout import GIB, KIB, MAX_VCPUS, MIB, SERIAL_PORTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 HELP = """\
 usage: pyvmm run GUEST [OPTIONS]        GUEST is a name from `pyvmm guests`, or an image file
@@ -59,7 +59,13 @@ the run
   -S                       start paused (Ctrl-A p goes on)
   -unclaimed               list the ports and addresses the guest used and nobody answered
   --trace-net              tell on stderr what becomes of each packet, from descriptor to wire and back
+  --trace EVENTS[,file=FILE]   a line on stderr, or in FILE, for each of these events: names and patterns, such as
+                           'serial_*,irq_*' (pyvmm list has them all)
   -no-coalesce             every byte to the serial port exits at once
+safety (docs/sandbox.md)
+  -sandbox on              give up files, system calls and privileges the run does not need [,landlock=off][,seccomp=off]
+  -runas USER|UID:GID, -chroot DIR   as root: become that user, with that directory as root, before the guest runs
+                           (QEMU's -run-with user=,chroot= too)
 accepted for QEMU's sake: -display none, -nographic, -accel kvm, -enable-kvm, -M, -vga none, -net none, -nic none,
   -vnc none, -monitor none, -parallel none, -no-user-config, -name,
   -object rng-random|rng-builtin|iothread
@@ -73,7 +79,7 @@ DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
-    "drive", "chardev", "object", "netdev", "load",
+    "drive", "chardev", "object", "netdev", "load", "trace", "sandbox", "runas", "chroot", "run-with",
 }  # fmt: skip
 _FLAGS = {
     "nodefaults",
@@ -96,6 +102,7 @@ _ONLY_VALUE = {
 _MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",), "kernel_irqchip": ("on",), "vmport": ("on", "off")}
 _GLOBALS = {"kvm-pit.lost_tick_policy": ("delay", "discard")}
 _ATTACHED = {"drive", "chardev", "object", "snapshot"}  # what cli.drives knows about
+_SAFETY = {"sandbox", "runas", "chroot", "run-with"}  # and cli.safety
 _NETWORK = {"netdev", "nic", "object"}  # and cli.nets
 _SHOWN = {"isa-debug-exit": ("iobase", "iosize"), "virtio-blk-pci": ("drive", "serial", "num-queues"), "virtconsole": ("chardev",),
           "e1000": ("netdev", "mac")}  # fmt: skip
@@ -110,6 +117,8 @@ class Options:
         timeout: seconds or None.
         paused: -S.
         load: path of a snapshot, "" for none.
+        seal: closes the sandbox (``cli.safety``), None without one.
+        trace: events to be traced (``cli.trace``).
         guest: the catalogue entry, when GUEST named one.
     """
 
@@ -121,8 +130,14 @@ class Options:
         self.debugcon = _debugcon(given)
         self.paused = "S" in given
         self.load = _last(given, "load", "")
+        self.trace = given.get("trace", [])
+        self.seal: Callable[[], None] | None = None
         if not ("help" in given or "h" in given):
             self._build(words, given)
+        if self.config is not None and given.keys() & _SAFETY:
+            from pyvmm.cli.safety import seal
+
+            self.seal = seal(given, self.config)
 
     def _build(self, words: list[str], given: dict[str, list[str]]) -> None:
         if len(words) > 1:

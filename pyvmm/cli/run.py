@@ -42,12 +42,22 @@ def command(arguments: list[str]) -> int:
         print(cpuid.help_text())
         return status.OK
     session = Session(options.config, options.debugcon)
+    prepare(session, options)
     try:
         reason = session.run(options.timeout, options.paused, options.load)
     finally:
         session.close()
     tell(reason)
     return status.of(reason)
+
+
+def prepare(session: Session, options: Options) -> None:
+    """What any run of these options may have: the sandbox, traces. ConfigError."""
+    session.seal = options.seal
+    if options.trace:
+        from pyvmm.cli.trace import attach
+
+        attach(session, options.trace)
 
 
 class Session:
@@ -61,6 +71,7 @@ class Session:
         self.config = config
         self.machine: Machine | None = None
         self.terminal: Terminal | None = None
+        self.seal: Callable[[], None] | None = None  # called once, when all is open and before the guest runs
         self.consoles: list[console.Console] = []
         self.debugcon: console.Console | None = None
         self.drives: dict[str, BlockBackend] = {}
@@ -93,9 +104,7 @@ class Session:
         from time import monotonic
 
         deadline = None if timeout is None else monotonic() + timeout
-        for number in _STOP_SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
-                signal.signal(number, self._on_signal)
+        self.catch_signals()
         sleeper: Machine | None = None
         while True:
             left = None if deadline is None else max(deadline - monotonic(), 0.001)
@@ -106,6 +115,12 @@ class Session:
             if sleeper is None and (reason.kind != events.RESET or self.config.no_reboot):
                 return reason
             paused, load = False, ""
+
+    def catch_signals(self) -> None:
+        """Has what would end the process end the machine. A session inside another program leaves that to the program."""
+        for number in _STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays nohup
+                signal.signal(number, self._on_signal)
 
     def _run_once(self, timeout: float | None, paused: bool, sleeper: Machine | None, load: str) -> tuple[StopReason, Machine]:
         with Machine(
@@ -119,16 +134,20 @@ class Session:
                     say(f"pyvmm: {load}: {note}")
             self.machine = machine
             try:
-                return self._serve(machine, timeout, paused), machine
+                return self.serve(machine, timeout, paused), machine
             finally:
                 self.machine = None  # a signal from here on finds no machine, and stops the next one
 
-    def _serve(self, machine: Machine, timeout: float | None, paused: bool) -> StopReason:
+    def serve(self, machine: Machine, timeout: float | None, paused: bool) -> StopReason:
+        """Runs one machine to its end. Does not return when a thread of it hangs: the process ends."""
         for warning in machine.warnings:
             say(f"pyvmm: warning: {warning}")
         self._take_terminal()
         for observe in self.observers:
             observe(machine)
+        if self.seal is not None:
+            seal, self.seal = self.seal, None
+            seal()
         if self._signal:  # it came while there was no machine yet
             machine.stop(self._signal)
         if paused and self.terminal is not None:
@@ -142,7 +161,7 @@ class Session:
             say(f"pyvmm: {reason.detail}; {machine.stuck}")
             os._exit(status.of(reason))
         if reason.kind == events.CRASH:
-            reason = reason.replace(report=_crash_report(machine, reason))
+            reason = reason.replace(report=crash_report(machine, reason))
         if self.config.list_unclaimed:
             say_lines(_unclaimed(machine))
         return reason
@@ -200,7 +219,8 @@ class Session:
                 pass  # the descriptor is gone all the same
 
 
-def _crash_report(machine: Machine, reason: StopReason) -> str:
+def crash_report(machine: Machine, reason: StopReason) -> str:
+    """Several lines on why a run ended as CRASH; "" when that is no vCPU's doing. The machine is not closed yet."""
     if reason.vcpu is None:
         return ""
     try:
