@@ -11,11 +11,7 @@ import signal
 
 import pytest
 
-from tests.support import features
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require-kvm", action="store_true", help="fail when a KVM test cannot run for want of /dev/kvm")
+pytest_plugins = ["pyvmm.testing"]  # --require-kvm is the plugin's; an installed pyvmm has loaded it already, by the same name
 
 
 def pytest_configure() -> None:
@@ -27,6 +23,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from tests.support import features  # not before the plugin has come
+
     reason = features.why_no_kvm()
     if reason and config.getoption("--require-kvm"):
         raise pytest.UsageError(f"--require-kvm: {reason}")

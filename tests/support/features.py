@@ -1,36 +1,13 @@
-"""What the KVM at hand can do, found out by running a guest that needs it. Each answer is computed once per session."""
+"""What the KVM at hand can do, as the pytest plugin finds it out; and the command line in a process of its own."""
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
 
-from pyvmm.errors import PyvmmError
+from pyvmm.testing.need import have, why_no_kvm
 
-
-@functools.cache
-def why_no_kvm() -> str:
-    """Why guests cannot run here, in words; "" when they can."""
-    from pyvmm.kvm.system import Kvm
-
-    try:
-        with Kvm() as kvm:
-            kvm.create_vm().close()
-    except PyvmmError as error:
-        return str(error)
-    return ""
-
-
-@functools.cache
-def have(need: str) -> bool:
-    """Whether a feature word of ``@pytest.mark.kvm(...)`` or of the catalogue's ``kvm =`` line holds on this host.
-
-    Known words are ``pyvmm.probes.PROBES``; an unknown word is an error, so that a typo cannot hide a test.
-    """
-    from pyvmm.probes import probe
-
-    return probe(need)
+__all__ = ["have", "run_pyvmm", "why_no_kvm"]
 
 
 def run_pyvmm(*arguments: str, stdin: bytes = b"", timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
