@@ -24,6 +24,7 @@ from pyvmm.errors import HostError
 from pyvmm.kvm import structs
 from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.standstill import Standstill
+from pyvmm.observe.debug.stepper import Stepper
 from pyvmm.observe.debug.subject import ExitRecord, Moment, Stop, SubjectError
 from pyvmm.observe.debug.watch import ExitWatch
 from pyvmm.record import Record
@@ -152,7 +153,7 @@ class Control:
         Raises:
             SubjectError: as ``run``; or this KVM cannot step.
         """
-        raise SubjectError("not yet")
+        return self._move(lambda: self._step(vcpu, count))
 
     def interrupt(self) -> None:
         """Ends the move that is on its way; nothing when there is none. Any thread, a signal handler too; returns at once."""
@@ -182,6 +183,7 @@ class Control:
         with self.machine.parking:
             self._events.clear()
             self.running = True
+        self._until = None
         self.recording = self.on_exits is not None or bool(self.breakpoints.at_exits())
         try:
             self.stop = act()
@@ -197,13 +199,46 @@ class Control:
             if stop is not None:
                 return stop
 
+    def _step(self, vcpu: int, count: int) -> Stop:
+        left = count
+        while left > 0:
+            left -= int(self._standstill.do(vcpu, lambda: self._steps(vcpu, left)))
+            stop = self._decide()
+            if stop is not None:
+                return stop
+        return Stop(why=subject.STEPPED, vcpu=vcpu, at=self.moment)
+
+    def _steps(self, index: int, count: int) -> int:
+        """On the vCPU's thread: up to ``count`` steps, fewer when there is an event. Returns how many."""
+        vcpu = self.machine.vcpus[index]
+        stepper = Stepper(self.machine, index, self._eventful)
+        self._stepping = True
+        try:
+            regs = vcpu.get_regs()
+            for done in range(count):
+                number = self.number
+                regs = stepper.step(regs)
+                if regs is None:
+                    return done
+                if self.number == number:
+                    self.steps += 1
+                if self._eventful():
+                    return done + 1
+        finally:
+            self._stepping = False
+            stepper.finish()
+        return count
+
+    def _eventful(self) -> bool:
+        return bool(self._events) or self.machine.reason is not None
+
     def _resume(self) -> Stop | None:
         """Lets the vCPUs run to the next event. None: that was nothing to stop at."""
         parking = self.machine.parking
         with parking:
             if not self._events:
                 self._standstill.release()
-                parking.wait_for(lambda: self._events or self.machine.reason is not None)
+                parking.wait_for(self._eventful)
         self._standstill.wait()
         return self._decide()
 
