@@ -73,7 +73,7 @@ class Bus:
         """Takes a mapping off the bus; it may be added again by ``move``."""
         index = self.mappings.index(mapping)
         del self.mappings[index], self._bases[index]
-        self._changed()
+        self.refresh()
 
     def move(self, mapping: Mapping, base: int) -> None:
         """Moves a mapping (a PCI BAR) to another base; works for a removed one as well.
@@ -96,9 +96,10 @@ class Bus:
                 raise ConfigError(f"{mapping.device.name}: {where} overlaps {other.device.name} at {other.base:#x}")
         self.mappings.insert(index, mapping)
         self._bases.insert(index, mapping.base)
-        self._changed()
+        self.refresh()
 
-    def _changed(self) -> None:
+    def refresh(self) -> None:
+        """Has the run loops look everything up anew: a mapping moved, or somebody stands before its ``read`` and ``write``."""
         for notify in self.on_change:
             notify()
 
@@ -162,12 +163,12 @@ class Bus:
         undo: list[Callable[[], None]] = []
         for mapping in self.mappings:
             undo.append(_tap_mapping(self.space, mapping, listener))
-        self._changed()
+        self.refresh()
 
         def detach() -> None:
             for restore in undo:
                 restore()
-            self._changed()
+            self.refresh()
 
         return detach
 

@@ -19,6 +19,7 @@ usage: pyvmm COMMAND [ARGUMENTS]
 
   run GUEST [OPTIONS]    boot a guest: a name from the catalogue, or an image file (pyvmm run -help lists the options)
   stat GUEST [OPTIONS]   boot a guest, then say what the kernel counted and what reached user space
+  list [PATTERN...]      the events that --trace knows
   guests                 list the catalogue
   inspect FILE           say what an image is, by which rule, its entry point and mode
   check                  examine this host's KVM and say what to do
@@ -80,6 +81,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from pyvmm.cli.check import command as check
 
         return check(rest)
+    if command == "list":
+        from pyvmm.cli.trace import command as list_events
+
+        return list_events(rest)
     if command == "stat":
         from pyvmm.cli.stat import command as stat
 
@@ -92,7 +97,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, stat, guests, inspect, check, version, help")
+    raise ConfigError(f"no command '{command}': run, stat, list, guests, inspect, check, version, help")
 
 
 def _complain(error: Exception | str, code: int) -> int:

@@ -96,8 +96,8 @@ class Layout(Record):
         functions = machine.pci.functions
         bars = {id(bar.mapping): (function.name, bar.index) for function in functions.values() for bar in function.bars}
         return cls(
-            ports=[_window(machine, mapping, bars) for mapping in machine.ports.mappings],
-            mmio=[_window(machine, mapping, bars) for mapping in machine.mmio.mappings],
+            ports=[window_of(machine, mapping, bars) for mapping in machine.ports.mappings],
+            mmio=[window_of(machine, mapping, bars) for mapping in machine.mmio.mappings],
             functions={
                 devfn: Function(
                     name=function.name,
@@ -119,7 +119,7 @@ def _from_plain(data: dict[str, Any]) -> Window:
     return window
 
 
-def _window(machine: Any, mapping: Any, bars: dict[int, tuple[str, int]]) -> Window:
+def window_of(machine: Any, mapping: Any, bars: dict[int, tuple[str, int]]) -> Window:
     device = mapping.device
     tables = [(0, device.registers)] if hasattr(device, "registers") else []
     inside = _CONFIG.get(type(device).__name__)
@@ -152,12 +152,14 @@ def _function_state(machine: Any, function: Any) -> str:
 
 def states(machine: Any) -> States:
     """The state of every device, as plain data that no longer changes. With the machine lock held, or the vCPUs parked."""
-    found: States = {}
-    for name, device in machine.devices.items():
-        state = plain(device.state)
-        found[name] = state if isinstance(state, dict) else {}
+    return {name: plain(part.state) for name, part in parts(machine).items()}
+
+
+def parts(machine: Any) -> dict[str, Any]:
+    """Whose states these are, by name; each has ``state``, a Record."""
+    found: dict[str, Any] = dict(machine.devices)
     for function in machine.pci.functions.values():
-        found.setdefault(_function_state(machine, function), plain(function.state))
+        found.setdefault(_function_state(machine, function), function)
     return found
 
 

@@ -1,0 +1,1 @@
+"""Named events, one line each: ``--trace PATTERN`` on any run, ``pyvmm list``."""
