@@ -150,8 +150,8 @@ class Machine:
         vm.set_identity_map_addr(layout.IDENTITY_MAP)  # Intel: before the first vCPU
         vm.set_tss_addr(layout.TSS)
         # Slots first: once there is an irqchip, each waits for the kernel to quiesce (SRCU; median 4 ms until the guest starts)
-        for slot, region in enumerate(self.memory.regions):
-            vm.set_memory_region(slot, region.gpa, region.size, region.host_address)
+        for slot in self.memory.slots:
+            vm.set_memory_region(slot.number, slot.gpa, slot.size, slot.host_address, slot.flags)
         vm.create_irqchip()
         if options.get("pit", "on") != "off":
             vm.create_pit()

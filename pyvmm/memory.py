@@ -41,6 +41,24 @@ class Region:
         self.host_address = host_address
 
 
+class Slot:
+    """A memory slot of KVM: a region, or a piece of one.
+
+    Attributes:
+        number, gpa, size, host_address: as KVM_SET_USER_MEMORY_REGION takes them.
+        flags: KVM_MEM_READONLY for a piece that the guest cannot write (a debugger's doing), else 0.
+    """
+
+    __slots__ = ("number", "gpa", "size", "host_address", "flags")
+
+    def __init__(self, number: int, gpa: int, size: int, host_address: int, flags: int = 0) -> None:
+        self.number = number
+        self.gpa = gpa
+        self.size = size
+        self.host_address = host_address
+        self.flags = flags
+
+
 class GuestMemory:
     """All RAM of one guest.
 
@@ -72,6 +90,7 @@ class GuestMemory:
         for gpa, length in ram_regions(size):
             self.regions.append(Region(gpa, whole[offset : offset + length], base + offset))
             offset += length
+        self.slots = [Slot(at, region.gpa, region.size, region.host_address) for at, region in enumerate(self.regions)]
 
     def view(self, gpa: int, length: int) -> memoryview:
         """A writable view of ``length`` bytes at ``gpa``, no copy.

@@ -140,8 +140,8 @@ class Tracked:
         self._slots(uapi.KVM_MEM_LOG_DIRTY_PAGES)
 
     def _slots(self, flags: int) -> None:
-        for slot, region in enumerate(self.memory.regions):
-            self.vm.set_memory_region(slot, region.gpa, region.size, region.host_address, flags)
+        for slot in self.memory.slots:
+            self.vm.set_memory_region(slot.number, slot.gpa, slot.size, slot.host_address, flags | slot.flags)
 
     def collect(self, lasting: set[int]) -> None:
         """Gives the readers the pages that may have changed since the last call.
@@ -151,9 +151,9 @@ class Tracked:
         """
         pages = self._written.take() | lasting | self.lasting
         self.lasting = lasting
-        for slot, region in enumerate(self.memory.regions):
-            first = region.gpa // PAGE
-            for word, bits in enumerate(memoryview(self.vm.dirty_log(slot, region.size // PAGE)).cast("Q")):
+        for slot in self.memory.slots:
+            first = slot.gpa // PAGE
+            for word, bits in enumerate(memoryview(self.vm.dirty_log(slot.number, slot.size // PAGE)).cast("Q")):
                 while bits:
                     lowest = bits & -bits
                     pages.add(first + 64 * word + lowest.bit_length() - 1)

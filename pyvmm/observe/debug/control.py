@@ -200,13 +200,16 @@ class Control:
                 return stop
 
     def _step(self, vcpu: int, count: int) -> Stop:
-        left = count
-        while left > 0:
-            left -= int(self._standstill.do(vcpu, lambda: self._steps(vcpu, left)))
+        while count > 0:
+            count -= self._do_steps(vcpu, count)
             stop = self._decide()
             if stop is not None:
                 return stop
         return Stop(why=subject.STEPPED, vcpu=vcpu, at=self.moment)
+
+    def _do_steps(self, vcpu: int, count: int) -> int:
+        done: int = self._standstill.do(vcpu, lambda: self._steps(vcpu, count))
+        return done
 
     def _steps(self, index: int, count: int) -> int:
         """On the vCPU's thread: up to ``count`` steps, fewer when there is an event. Returns how many."""
