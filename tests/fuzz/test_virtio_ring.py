@@ -1,6 +1,6 @@
 """A hostile driver at virtio devices: rings full of nonsense, registers at random, resets with requests in flight.
 
-Seeds are fixed, so a failure repeats: it names device, transport and episode. ``PYVMM_FUZZ_VIRTIO=125000`` sets the number of
+Seeds are fixed, so a failure repeats: it names device, transport and episode. ``PYVMM_FUZZ_VIRTIO=84000`` sets the number of
 operations per device and transport (that is a million in all, four to eight minutes); the default is a sample of the same sequence.
 
 What must hold: nothing raises, every operation ends soon, nothing outside guest RAM is written, nothing grows, no memory is
@@ -17,11 +17,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pyvmm import memory as memory_module
+from pyvmm.backends.block.raw import RawFile
 from pyvmm.devices.virtio import core, net_trace
 from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
@@ -32,6 +33,7 @@ from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_NEXT
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.layout import LOW_RAM_END, MIB
 from pyvmm.memory import GuestMemory
+from pyvmm.scatter import Scatter
 from tests.support.disk import FakeDisk
 from tests.support.fakes import FakeTime
 from tests.support.net_driver import FakeWire
@@ -39,7 +41,10 @@ from tests.support.packets import MAC, PEER, ipv4_tcp, ipv6_tcp, udp
 from tests.support.ring import FakeLoop, Part, Ring
 from tests.support.virtio import Driver, Echo, MmioDriver, PciDriver
 
-OPERATIONS = int(os.environ.get("PYVMM_FUZZ_VIRTIO", "2500"))  # for each of 10: 25,000 in all
+if TYPE_CHECKING:
+    from pyvmm.scatter import Views
+
+OPERATIONS = int(os.environ.get("PYVMM_FUZZ_VIRTIO", "2500"))  # for each of 12: 30,000 in all
 EPISODE = 60  # operations between two honest requests
 SECONDS = 1.0  # of this thread's processor time for one operation
 RAM = MIB
@@ -66,6 +71,9 @@ class Subject:
 
     def check(self) -> None:
         """Nothing has grown, nothing outside was written."""
+
+    def close(self) -> None:
+        """All is over."""
 
     def parts(self, rng: random.Random) -> list[Part]:
         """A request that looks right, or nearly so."""
@@ -142,6 +150,58 @@ class BlkSubject(Subject):
         data: list[Part] = [rng.randbytes(rng.choice((16, 512, 1024, 7))) for _ in range(rng.randrange(3))] if kind in (1, 11, 13) else []
         data += [rng.choice((1, 20, 512, 1024)) for _ in range(rng.randrange(3))]
         return [header[: rng.choice((16, 16, 16, 8, 0))], *data, *([1] if rng.random() < 0.9 else [])]
+
+
+class CountingFile(RawFile):
+    """Counts the requests that came as the kernel takes them."""
+
+    scattered = 0
+
+    def try_read(self, offset: int, views: Views) -> bool:
+        self.scattered += isinstance(views, Scatter)
+        return super().try_read(offset, views)
+
+    def write(self, offset: int, views: Views) -> None:
+        self.scattered += isinstance(views, Scatter)
+        super().write(offset, views)
+
+
+class FileSubject(BlkSubject):
+    """A disk in a file, which the kernel reads and writes at the addresses it is given. Behind the disk the file has a canary."""
+
+    def __init__(self, loop: FakeLoop) -> None:
+        super().__init__(loop)
+        self.fd = os.memfd_create("disk")
+        os.pwrite(self.fd, bytes(MIB) + PATTERN, 0)
+        self.file = CountingFile(self.fd, "disk", MIB, discard=True)
+        self.device.backend = self.file
+
+    def busy(self, rng: random.Random) -> None:
+        if rng.random() < 0.03:  # somebody truncates it
+            os.ftruncate(self.fd, rng.choice((0, 512, MIB // 2 + 1, MIB - 512)))
+        super().busy(rng)
+
+    def check(self) -> None:
+        super().check()
+        held = os.fstat(self.fd).st_size
+        assert held <= MIB or (held == MIB + GUARD and os.pread(self.fd, GUARD, MIB) == PATTERN)
+        os.ftruncate(self.fd, MIB)
+        os.pwrite(self.fd, PATTERN, MIB)
+        os.pwrite(self.fd, b"disk" * 128, 512)
+
+    def parts(self, rng: random.Random) -> list[Part]:
+        """Long ones too, of many pieces."""
+        parts = super().parts(rng)
+        if rng.random() < 0.8:
+            count, size = rng.choice((8, 8, 16, 64, 120)), rng.choice((512, 512, 64))
+            kind = rng.choice((0, 0, 0, 1, 1, 1, 8))
+            header = struct.pack("<IIQ", kind, 0, rng.randrange(2000))
+            parts = [header, *[rng.randbytes(size) if kind == 1 else size] * count, 1]
+        return parts
+
+    def close(self) -> None:
+        self.file.close()
+        assert self.file.scattered > OPERATIONS // 200, "none was taken whole"
 
 
 class RngSubject(Subject):
@@ -244,6 +304,7 @@ class NetSubject(Subject):
 SUBJECTS: dict[str, Callable[[FakeLoop], Subject]] = {
     "echo": EchoSubject,
     "blk": BlkSubject,
+    "blk in a file": FileSubject,
     "rng": RngSubject,
     "console": ConsoleSubject,
     "net": NetSubject,
@@ -313,8 +374,13 @@ class Hostile:
         ring.free = list(range(ring.size))
         ring.chains.clear()
         parts = self.subject.parts(rng)
-        if parts and len(parts) <= ring.size:
-            ring.add(*parts, indirect=rng.random() < 0.3)
+        indirect = rng.random() < 0.3 or len(parts) > ring.size
+        if parts:
+            head = ring.add(*parts, indirect=indirect)
+            if indirect and rng.random() < 0.3:  # with one bit wrong
+                (table,) = self.memory.unpack("<Q", ring.desc + 16 * head)
+                where = table + rng.randrange(16 * len(parts))
+                self.memory.write(where, bytes([self.memory.read(where, 1)[0] ^ 1 << rng.randrange(8)]))
 
     def descriptors(self) -> None:
         ring, rng = self.ring(), self.rng
@@ -504,6 +570,7 @@ class Hostile:
 
     def close(self) -> None:
         self.driver.core.close()
+        self.subject.close()
         assert not self.bound and not self.loop.readers
 
 
@@ -517,7 +584,7 @@ def resident() -> int:
 def test_hostile_driver(name: str, transport: str, guards: list[mmap.mmap], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "PATIENCE", 0.0)  # nobody else is there to finish anything meanwhile
     monkeypatch.setattr(core, "PATIENCE_AGAIN", 0.0)
-    if name == "blk":
+    if name.startswith("blk"):
         monkeypatch.setattr("pyvmm.devices.virtio.blk.say", lambda text: None)
     hostile = Hostile(SUBJECTS[name], TRANSPORTS[transport], random.Random(f"virtio {name} {transport}"))
     descriptors = len(os.listdir("/proc/self/fd"))

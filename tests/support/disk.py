@@ -5,7 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pyvmm.kvm import native
+from pyvmm.scatter import IOVEC, Scatter
+
+if TYPE_CHECKING:
+    from pyvmm.scatter import Views
+
+
+def scattered(buffer: bytearray, pieces: Sequence[tuple[int, int]]) -> Scatter:
+    """Pieces of a buffer, (start, length), as the kernel takes them. The buffer must keep its size as long as they are used."""
+    base = native.address_of(buffer)
+    iovecs = b"".join(IOVEC.pack(base + start, length) for start, length in pieces)
+    return Scatter(memoryview(buffer), base, iovecs, sum(length for _, length in pieces))
 
 
 class FakeDisk:
@@ -48,22 +62,22 @@ class FakeDisk:
         if not 0 <= offset <= offset + length <= self.size:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def _fill(self, offset: int, views: list[memoryview]) -> None:
+    def _fill(self, offset: int, views: Views) -> None:
         for view in views:
             view[:] = self.data[offset : offset + len(view)]
             offset += len(view)
 
-    def read(self, offset: int, views: list[memoryview]) -> None:
+    def read(self, offset: int, views: Views) -> None:
         self._enter("read", offset, sum(map(len, views)))
         self._fill(offset, views)
 
-    def try_read(self, offset: int, views: list[memoryview]) -> bool:
+    def try_read(self, offset: int, views: Views) -> bool:
         if self.cached:
             self.log.append(("try", offset, sum(map(len, views))))
             self._fill(offset, views)
         return self.cached
 
-    def write(self, offset: int, views: list[memoryview]) -> None:
+    def write(self, offset: int, views: Views) -> None:
         self._enter("write", offset, sum(map(len, views)))
         for view in views:
             self.data[offset : offset + len(view)] = view

@@ -9,7 +9,7 @@ descriptors has n lanes; what Python does to an integer, it does to all lanes at
          +------------+------------+----------------------------+-------------------------------------------------+
 
     1. are they chained 0, 1, ... n-1, reading first, then writing?      table & LINKS == what such a table has there
-         | i+1        | NEXT, WRITE|             0              |                        0                        |
+         |    i+1     | NEXT,WRITE |             0              |                        0                        |
     2. does each end inside the memory?                    address + length + (2**127 - 1 - end) leaves bit 127 clear
          | this bit: beyond `end`                                         room        + address + length          |
     3. has each a length?                                                   length + (2**127 - 1) sets bit 127
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm.devices.virtio.queue import DESC_NEXT, DESC_WRITE, TOTAL_MAX
 from pyvmm.scatter import IOV_MAX, Scatter
 
 TYPE_CHECKING = False
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 LEAST = 8  # descriptors; with fewer the walk is as quick
 
-_NEXT, _WRITE = 1, 2
 _LANE = 128
 _ADDRESS = (1 << 64) - 1
 _LENGTH = 0xFFFF_FFFF << 64
@@ -56,10 +56,11 @@ class _Shape:
 
         def chained(readable: int) -> int:
             words = [0] * (4 * count)
-            words[3::4] = [(_NEXT if i + 1 < count else 0) | (0 if i < readable else _WRITE) | (i + 1) % count << 16 for i in range(count)]
+            words[3::4] = [DESC_NEXT | (0 if i < readable else DESC_WRITE) | i + 1 << 16 for i in range(count)]
+            words[-1] = DESC_WRITE  # it ends the chain: what its next says means nothing, and is not looked at
             return int.from_bytes(struct.pack(f"<{4 * count}I", *words), "little")
 
-        self.links = lanes(_LINKS)
+        self.links = lanes(_LINKS) ^ 0xFFFF << _LANE * count - 16  # but the last one's next
         self.reading = chained(1)  # a header, then what the device writes
         self.writing = chained(count - 1)  # all for the device to read, but a status
         self.address, self.length, self.iovec = lanes(_ADDRESS), lanes(_LENGTH), lanes(_ADDRESS | _LENGTH)
@@ -108,6 +109,8 @@ class Tables:
         iovecs = ((lanes & shape.iovec) + shape.host).to_bytes(16 * count, "little")
         for bits, mask in shape.folds:  # their sum; a lane has room for 2**96 lengths
             lengths = (lengths >> bits) + (lengths & mask)
+        if lengths > TOTAL_MAX:
+            return None
         every = Scatter(self._memory, self._host, iovecs, lengths)
         alone = every.pop(0 if reading else -1)
         if reading:

@@ -30,7 +30,7 @@ SIZE_MAX = 32768  # 2.7
 INDIRECT_MAX = 1024  # descriptors in an indirect chain when the queue is smaller: drivers exceed small queues (QEMU takes as many)
 
 _DESC = struct.Struct("<QIHH")
-_TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
+TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
 
 
 class QueueError(Exception):
@@ -217,7 +217,7 @@ class VirtQueue:
             if not flags & DESC_NEXT:
                 break
             index = following
-        if readable_length + writable_length > _TOTAL_MAX:
+        if readable_length + writable_length > TOTAL_MAX:
             raise QueueError(f"chain {head} is longer than 4 GiB")
         self.last_avail = last + 1 & 0xFFFF
         return Chain(head, readable, writable, readable_length, writable_length, faulty, lost == len(writable))

@@ -17,9 +17,12 @@ from pyvmm.backends.block.overlay import Overlay
 from pyvmm.backends.block.raw import RawFile
 from pyvmm.config import DriveConfig
 from pyvmm.errors import ConfigError
+from pyvmm.scatter import IOV_MAX, supported
+from tests.support.disk import scattered
 
 if TYPE_CHECKING:
     from pyvmm.backends.block.backend import BlockBackend
+    from pyvmm.scatter import Views
 
 SIZE = (1 << 20) + 3 * 512  # neither whole clusters nor whole blocks of 4 KiB
 
@@ -80,14 +83,16 @@ def disk(request: pytest.FixtureRequest, path: Path) -> object:
     made.close()
 
 
-def pieces(chance: random.Random, buffer: bytearray, odd: bool) -> list[memoryview]:
-    """The buffer in several views, of odd lengths too: drivers may cut a request anywhere."""
+def pieces(chance: random.Random, buffer: bytearray, odd: bool) -> Views:
+    """The buffer in several views, of odd lengths too: drivers may cut a request anywhere. As a list, or as the kernel takes them."""
     view, found, at = memoryview(buffer), [], 0
     while at < len(view):
-        length = chance.choice((1, 7, 511, 4096) if odd else (512, 1024, 4096, 65536))
-        found.append(view[at : at + length])
+        length = min(chance.choice((1, 7, 511, 4096) if odd else (512, 1024, 4096, 65536)), len(view) - at)
+        found.append((at, length))
         at += length
-    return found
+    if supported() and len(found) <= IOV_MAX and chance.random() < 0.5:
+        return scattered(buffer, found)
+    return [view[start : start + length] for start, length in found]
 
 
 def step(chance: random.Random, disk: BlockBackend, model: bytearray, low: int, high: int) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm import scatter
 from pyvmm.backends.block import raw
 from pyvmm.backends.block.fallocate import fallocate
 from pyvmm.backends.block.raw import RawFile
+from tests.support.disk import scattered
 from tests.support.fakes import FaultySystem
 
 SIZE = 1 << 20
@@ -54,6 +56,23 @@ def test_short_reads_and_writes_go_on(disk: RawFile, system: FaultySystem, path:
     disk.write(1024, [memoryview(data)[:1001], memoryview(data)[1001:]])
     assert path.read_bytes()[1024 : 1024 + 4096] == data
     assert [offset for name, offset in system.calls if name == "pwritev"] == [1024, 2024, 2025, 2049]
+
+
+def test_short_calls_with_what_the_kernel_takes_as_it_is(disk: RawFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Scatter that was read or written in part goes on as views."""
+    if not scatter.supported():
+        pytest.skip("this C library has no preadv2")
+    for name in ("preadv2", "pwritev2"):
+        real = scatter._calls[name]
+        monkeypatch.setitem(scatter._calls, name, lambda fd, iovecs, count, *rest, real=real: real(fd, iovecs, count // 2, *rest))
+    pieces = [(1000, 500), (0, 12), (700, 1), (3000, 511)]
+    buffer = bytearray(4096)
+    assert not disk.try_read(512, scattered(buffer, pieces)), "found in part: the rest has to be waited for"
+    disk.read(512, scattered(buffer, pieces))
+    assert b"".join(scattered(buffer, pieces)) == path.read_bytes()[512:1536]
+    data = bytearray(os.urandom(4096))
+    disk.write(1024, scattered(data, pieces))
+    assert path.read_bytes()[1024:2048] == b"".join(scattered(data, pieces))
 
 
 def test_more_views_than_one_call_takes(disk: RawFile, path: Path) -> None:
@@ -108,6 +127,12 @@ def test_a_file_that_became_shorter(disk: RawFile, path: Path) -> None:
         with pytest.raises(OSError, match="Input/output"):
             read(disk, offset, 1024)
         assert not disk.try_read(offset, [memoryview(bytearray(1024))])
+        if scatter.supported():
+            with pytest.raises(OSError, match="Input/output"):
+                disk.read(offset, scattered(bytearray(1024), [(512, 512), (0, 512)]))
+            with pytest.raises(OSError, match="Input/output"):
+                disk.write(offset, scattered(bytearray(1024), [(512, 512), (0, 512)]))
+            assert not disk.try_read(offset, scattered(bytearray(1024), [(512, 512), (0, 512)]))
     disk.discard_range(SIZE - 4096, 4096)
     for unmap in (False, True):
         try:

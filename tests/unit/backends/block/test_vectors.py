@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from pyvmm.backends.block.vectors import cut, total
+from pyvmm.backends.block.vectors import cut, lengths, total
+from tests.support.disk import scattered
 
 
 def test_any_cut_is_the_same_as_of_the_bytes_in_one_piece() -> None:
@@ -17,6 +18,21 @@ def test_any_cut_is_the_same_as_of_the_bytes_in_one_piece() -> None:
         length = chance.randint(0, len(whole) - start)
         assert b"".join(cut(views, start, length)) == whole[start : start + length]
         assert total(views) == len(whole)
+        assert lengths(views) == list(map(len, parts))
+
+
+def test_the_same_of_what_the_kernel_takes() -> None:
+    chance = random.Random(2)
+    buffer = bytearray(chance.randbytes(300))
+    for _ in range(300):
+        pieces = [(chance.randrange(200), chance.choice((1, 5, 100))) for _ in range(chance.randrange(6))]
+        views = scattered(buffer, pieces)
+        whole = b"".join(views)
+        start = chance.randint(0, len(whole))
+        length = chance.randint(0, len(whole) - start)
+        assert b"".join(cut(views, start, length)) == whole[start : start + length]
+        assert total(views) == len(whole)
+        assert lengths(views) == [length for _, length in pieces]
 
 
 def test_nothing_is_copied() -> None:
