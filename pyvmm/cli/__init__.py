@@ -14,11 +14,16 @@ from pyvmm import status
 from pyvmm.backends.stderr import say, say_lines
 from pyvmm.errors import ConfigError, HostError, ImageError, KvmError, PyvmmError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 USAGE = """\
 usage: pyvmm COMMAND [ARGUMENTS]
 
   run GUEST [OPTIONS]    boot a guest: a name from the catalogue, or an image file (pyvmm run -help lists the options)
   stat GUEST [OPTIONS]   boot a guest, then say what the kernel counted and what reached user space
+  top GUEST [OPTIONS]    boot a guest and watch its exits, live
   list [PATTERN...]      the events that --trace knows
   guests                 list the catalogue
   inspect FILE           say what an image is, by which rule, its entry point and mode
@@ -38,8 +43,13 @@ _SHORTAGES = {
 def main(arguments: list[str]) -> int:
     """Runs one command line (without the program name). Returns the exit status; never raises for a user's mistake."""
     command, *rest = arguments or ["help"]
+    return guard(lambda: _dispatch(command, rest))
+
+
+def guard(work: Callable[[], int]) -> int:
+    """Calls ``work`` for its exit status; every error becomes one line on stderr and a status."""
     try:
-        return _dispatch(command, rest)
+        return work()
     except (ConfigError, ImageError, HostError) as error:
         return _complain(error, status.USAGE)
     except KvmError as error:
@@ -81,6 +91,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from pyvmm.cli.check import command as check
 
         return check(rest)
+    if command == "top":
+        from pyvmm.cli.top import command as top
+
+        return top(rest)
     if command == "list":
         from pyvmm.cli.trace import command as list_events
 
@@ -97,7 +111,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, stat, list, guests, inspect, check, version, help")
+    raise ConfigError(f"no command '{command}': run, stat, top, list, guests, inspect, check, version, help")
 
 
 def _complain(error: Exception | str, code: int) -> int:
@@ -105,15 +119,15 @@ def _complain(error: Exception | str, code: int) -> int:
     return code
 
 
-def entry() -> None:
-    """Console entry point. Leaves by os._exit: tearing the interpreter down costs more than booting a small guest."""
+def entry(command: Callable[[list[str]], int] = main) -> None:
+    """Console entry point of ``command``. Leaves by os._exit: tearing the interpreter down costs more than booting a small guest."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:  # `pyvmm ... >&-`: else the next descriptor opened, /dev/kvm say, would become stdout
             os.open(os.devnull, os.O_RDWR)
     gc.disable()  # start-up makes no garbage: looking for it costs 4 % of its instructions; a machine that runs turns it on
-    code = main(sys.argv[1:])
+    code = command(sys.argv[1:])
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
