@@ -67,6 +67,7 @@ class Control:
     Attributes:
         number: exits to user space so far, over all vCPUs, since ``attach`` (or as ``rewind`` said).
         steps: instructions executed since then by ``step_instructions``.
+        stepped: how many the last ``step_instructions`` has executed, over exits as well.
         stop: why it stands still.
         running: a move is on its way.
         on_exits: for a history: called behind each exit, on the vCPU's thread, with the machine at rest (``quiet``) and the records of the
@@ -80,6 +81,7 @@ class Control:
         self.breakpoints = breakpoints
         self.number = 0
         self.steps = 0
+        self.stepped = 0
         self.stop = Stop(why=subject.START)
         self.running = False
         self.on_exits: OnExits | None = None
@@ -200,6 +202,7 @@ class Control:
                 return stop
 
     def _step(self, vcpu: int, count: int) -> Stop:
+        self.stepped = 0
         while count > 0:
             count -= self._do_steps(vcpu, count)
             stop = self._decide()
@@ -223,6 +226,7 @@ class Control:
                 regs = stepper.step(regs)
                 if regs is None:
                     return done
+                self.stepped += 1
                 if self.number == number:
                     self.steps += 1
                 if self._eventful():
