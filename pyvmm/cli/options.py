@@ -56,6 +56,7 @@ the run
   --timeout SECONDS        stop with status 124 after that long
   --load FILE              go on from a snapshot of this guest (docs/snapshots.md), taken with the same options
   -no-reboot               a guest's reset ends the run
+  --json-log FILE          what happens in the run, a JSON object per line (docs/guests-as-tests.md)
   -S                       start paused (Ctrl-A p goes on)
   -unclaimed               list the ports and addresses the guest used and nobody answered
   --trace-net              tell on stderr what becomes of each packet, from descriptor to wire and back
@@ -79,9 +80,9 @@ DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
-    "drive", "chardev", "object", "netdev", "load", "trace", "sandbox", "runas", "chroot", "run-with",
+    "drive", "chardev", "object", "netdev", "load", "json-log", "trace", "sandbox", "runas", "chroot", "run-with",
 }  # fmt: skip
-_FLAGS = {
+FLAGS = {
     "nodefaults",
     "snapshot",
     "no-reboot",
@@ -106,7 +107,7 @@ _SAFETY = {"sandbox", "runas", "chroot", "run-with"}  # and cli.safety
 _NETWORK = {"netdev", "nic", "object"}  # and cli.nets
 _SHOWN = {"isa-debug-exit": ("iobase", "iosize"), "virtio-blk-pci": ("drive", "serial", "num-queues"), "virtconsole": ("chardev",),
           "e1000": ("netdev", "mac")}  # fmt: skip
-_MACHINE_NAMES = ("pc", "q35", "microvm", "pyvmm")
+MACHINE_NAMES = ("pc", "q35", "microvm", "pyvmm")
 
 
 class Options:
@@ -117,6 +118,7 @@ class Options:
         timeout: seconds or None.
         paused: -S.
         load: path of a snapshot, "" for none.
+        json_log: path, "" for none.
         seal: closes the sandbox (``cli.safety``), None without one.
         trace: events to be traced (``cli.trace``).
         guest: the catalogue entry, when GUEST named one.
@@ -130,6 +132,7 @@ class Options:
         self.debugcon = _debugcon(given)
         self.paused = "S" in given
         self.load = _last(given, "load", "")
+        self.json_log = _last(given, "json-log", "")
         self.trace = given.get("trace", [])
         self.seal: Callable[[], None] | None = None
         if not ("help" in given or "h" in given):
@@ -229,7 +232,7 @@ def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
             words.append(argument)
             continue
         name, equals, value = argument.lstrip("-").partition("=")
-        if name in _FLAGS and not equals:
+        if name in FLAGS and not equals:
             given.setdefault(name, []).append("")
         elif name in WITH_VALUE:
             if not equals:
@@ -294,12 +297,12 @@ def _machine(texts: list[str]) -> dict[str, str]:
     for text in texts:
         for part in text.split(","):
             key, equals, value = part.partition("=")
-            if key in _MACHINE_NAMES and not equals or key == "type" and value in _MACHINE_NAMES:
+            if key in MACHINE_NAMES and not equals or key == "type" and value in MACHINE_NAMES:
                 continue
             key = key.replace("-", "_")
             if key not in _MACHINE_KEYS:
                 raise ConfigError(
-                    f"-machine {part}: not known; there are {_known(_MACHINE_KEYS)}, and the names {', '.join(_MACHINE_NAMES)}"
+                    f"-machine {part}: not known; there are {_known(_MACHINE_KEYS)}, and the names {', '.join(MACHINE_NAMES)}"
                 )
             if value not in _MACHINE_KEYS[key]:
                 raise ConfigError(f"-machine {part}: not supported; there is {key}={'|'.join(_MACHINE_KEYS[key])}")

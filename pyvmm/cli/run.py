@@ -41,7 +41,7 @@ def command(arguments: list[str]) -> int:
 
         print(cpuid.help_text())
         return status.OK
-    session = Session(options.config, options.debugcon)
+    session = open_session(options)
     prepare(session, options)
     try:
         reason = session.run(options.timeout, options.paused, options.load)
@@ -49,6 +49,16 @@ def command(arguments: list[str]) -> int:
         session.close()
     tell(reason)
     return status.of(reason)
+
+
+def open_session(options: Options) -> Session:
+    """The session of a command line. ConfigError, as ``Session``."""
+    assert options.config is not None
+    if options.json_log:
+        from pyvmm.cli.jsonlog import LoggedSession
+
+        return LoggedSession(options)
+    return Session(options.config, options.debugcon)
 
 
 def prepare(session: Session, options: Options) -> None:
@@ -110,11 +120,19 @@ class Session:
             left = None if deadline is None else max(deadline - monotonic(), 0.001)
             reason, machine = self._run_once(left, paused, sleeper, load)
             sleeper = machine if reason.kind == events.WAKE else None
-            if reason.kind == events.TIMEOUT:
-                return reason.replace(detail=f"no end after {timeout:g} s")
-            if sleeper is None and (reason.kind != events.RESET or self.config.no_reboot):
+            if not self.goes_on(reason):
+                if reason.kind == events.TIMEOUT:
+                    reason = reason.replace(detail=f"no end after {timeout:g} s")
+                self.finished(reason)
                 return reason
             paused, load = False, ""
+
+    def goes_on(self, reason: StopReason) -> bool:
+        """Whether another machine follows the one that ended so."""
+        return reason.kind == events.WAKE or reason.kind == events.RESET and not self.config.no_reboot
+
+    def finished(self, reason: StopReason) -> None:
+        """The run is over; for who tells others of it."""
 
     def catch_signals(self) -> None:
         """Has what would end the process end the machine. A session inside another program leaves that to the program."""
@@ -158,6 +176,7 @@ class Session:
             if machine.disk_hung:
                 self.drives.clear()  # a flush would wait for it as well
             self.close()
+            self.finished(reason)
             say(f"pyvmm: {reason.detail}; {machine.stuck}")
             os._exit(status.of(reason))
         if reason.kind == events.CRASH:

@@ -178,5 +178,5 @@ def test_the_help_names_every_option() -> None:
     from pyvmm.cli import options
 
     text = help_text()
-    for name in options.WITH_VALUE | options._FLAGS:
+    for name in options.WITH_VALUE | options.FLAGS:
         assert f"-{name}" in text or name in ("h", "help"), name
