@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time_ns
 
 from pyvmm import layout
-from pyvmm.coalesce import CoalescedSerial
+from pyvmm.coalesce import CoalescedRing, CoalescedSerial
 from pyvmm.devices.acpi_pm import LENGTH as PM_LENGTH
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.debug_ports import DebugCon, DebugExit
@@ -43,15 +43,17 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         machine.devices[device.name] = device
         return machine.ports.add(base, length, device, width)
 
+    if config.coalesce:
+        machine.coalesced = CoalescedRing(machine)
+        machine.at_end.append(machine.coalesced.stop)
     for index, console in enumerate(consoles):
         if config.serials[index].kind == "none":
             continue
         serial = Serial(f"serial{index}", lines.source(layout.SERIAL_IRQS[index]), console.write)
         mapping = port(layout.SERIAL_PORTS[index], 8, serial, width=1)
         console.attach(loop, serial)
-        if index == 0 and config.coalesce:
-            machine.coalesced = CoalescedSerial(machine, mapping, serial)
-            machine.at_end.append(machine.coalesced.stop)
+        if index == 0 and machine.coalesced is not None:
+            CoalescedSerial(machine.coalesced, mapping, serial)
     pm = AcpiPm(lines.source(layout.IRQ_SCI), stop, clock, clock.make_timer, machine.suspend, machine.wake)
     port(layout.PORT_ACPI_PM, PM_LENGTH, pm)
     rtc = Rtc(lines.source(layout.IRQ_RTC), time_ns, clock, clock.make_timer, config.memory, config.smp, pm.rtc_alarm)

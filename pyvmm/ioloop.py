@@ -57,6 +57,7 @@ class IoLoop:
     Attributes:
         deadline: the timer that ends the run, or None; may expire without the lock and on any thread.
         abandoned: the run was ended from outside; nobody waits for output any more.
+        drain: empties the coalesced ring before a callback looks at a device; None while no zone is registered.
     """
 
     def __init__(self, lock: Any) -> None:
@@ -71,6 +72,7 @@ class IoLoop:
         self._stopped = False
         self.deadline: LoopTimer | None = None
         self.abandoned = False
+        self.drain: Callable[[], None] | None = None
 
     def close(self) -> None:
         """Closes the loop's own descriptors; those of readers belong to their owners."""
@@ -158,6 +160,8 @@ class IoLoop:
             if not self._take_lock():
                 return
             try:
+                if self.drain is not None:
+                    self.drain()
                 for fd, callback in [(fd, self._readers.get(fd)) for fd, _ in events]:
                     if fd == self._wake:
                         os.eventfd_read(fd)

@@ -40,6 +40,13 @@ class Nics:
         machine, clock = self.machine, self.machine.clock
         backend, mac = self._backend(config), self._mac(config)
         card = E1000(name, machine.memory, backend, mac, clock.make_timer, clock)
+        if machine.coalesced is not None:
+            from pyvmm.coalesce import CoalescedRegisters
+            from pyvmm.devices.e1000.constants import POSTED
+
+            receiver = card.mac.receiver
+            registers = CoalescedRegisters(machine.coalesced, card.bars[0], POSTED, lambda: receiver.waiting)
+            receiver.look = registers.look
         self.cards[name] = card
         return card
 

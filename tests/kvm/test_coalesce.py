@@ -63,9 +63,11 @@ def count_exits(machine: Machine) -> Counter[str]:
 
 
 def coalescer(machine: Machine) -> CoalescedSerial:
-    """The machine's one CoalescedSerial, found as its at_end hook."""
-    (stop,) = (each for each in machine.at_end if isinstance(getattr(each, "__self__", None), CoalescedSerial))
-    return stop.__self__  # type: ignore[attr-defined, no-any-return]
+    """The machine's one CoalescedSerial."""
+    assert machine.coalesced is not None
+    (user,) = machine.coalesced.users
+    assert isinstance(user, CoalescedSerial)
+    return user
 
 
 def outcome(code: bytes, path: Path, timeout: float = vm.TIMEOUT, **config: object) -> tuple[bytes, events.StopReason, Counter[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import Any
 
 import pytest
 
+from pyvmm import catalogue, events
 from pyvmm.backends.net.backend import close_netdevs, open_netdevs
 from pyvmm.cli.options import Options
+from pyvmm.coalesce import STREAK
 from pyvmm.config import BootConfig, Config, DeviceConfig, NetConfig, SerialConfig
 from pyvmm.devices.e1000 import constants as c
 from pyvmm.errors import ConfigError
+from pyvmm.events import Access
+from pyvmm.kvm import uapi
 from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from tests.support import vm
@@ -40,12 +45,14 @@ def hub(*names: str) -> tuple[NetConfig, ...]:
 
 
 @contextmanager
-def built(path: Path, *devices: DeviceConfig, netdevs: tuple[NetConfig, ...] = (), **more: Any) -> Iterator[Machine]:
+def built(
+    path: Path, *devices: DeviceConfig, netdevs: tuple[NetConfig, ...] = (), code: bytes = vm.HALT, fmt: str = "flat16", **more: Any
+) -> Iterator[Machine]:
     """A machine whose guest halts in the first 64 KiB, so that the rest of its memory is the test's."""
     image = path / "guest.bin"
-    image.write_bytes(vm.HALT)
+    image.write_bytes(code)
     config = Config(
-        boot=BootConfig(kernel=str(image), fmt="flat16"), memory=16 * MIB, serials=(SerialConfig(kind="null"),),
+        boot=BootConfig(kernel=str(image), fmt=fmt), memory=16 * MIB, serials=(SerialConfig(kind="null"),),
         devices=(vm.DEBUG_EXIT, *devices), netdevs=netdevs, **more,
     )  # fmt: skip
     opened = open_netdevs(netdevs)
@@ -183,6 +190,108 @@ def test_an_e1000_interrupts_through_pci(tmp_path: Path) -> None:
         wait_until(lambda: levels, "the interrupt")
         assert card.read(c.ICR) & c.RXT0
         assert levels == [1, 0]
+
+
+# --- writes that wait in the kernel's ring -------------------------------------------------------------------------------
+BASE, FLAG = 0xC000_0000, 0x0038_0000  # where the only card is; what test and guest tell each other
+
+
+def stores(offset: int, value: int, count: int = 1) -> bytes:
+    """mov ecx,count; [mov dword [BASE+offset],value; loop back]."""
+    store = b"\xc7\x05" + (BASE + offset).to_bytes(4, "little") + value.to_bytes(4, "little")
+    return b"\xb9" + count.to_bytes(4, "little") + store + b"\xe2" + bytes([0x100 - len(store) - 2])
+
+
+def await_flag(value: int) -> bytes:
+    """cmp dword [FLAG],value; jne back."""
+    return b"\x83\x3d" + FLAG.to_bytes(4, "little") + bytes([value]) + b"\x75\xf7"
+
+
+def tell_flag(value: int) -> bytes:
+    """mov dword [FLAG],value."""
+    return b"\xc7\x05" + FLAG.to_bytes(4, "little") + value.to_bytes(4, "little")
+
+
+@contextmanager
+def posting(code: bytes, path: Path) -> Iterator[tuple[Machine, E1000, Any]]:
+    """A guest that writes ITR until its card's registers are coalesced, waits for FLAG=1 and goes on with ``code``."""
+    code = stores(c.ITR, 0, STREAK) + tell_flag(2) + await_flag(1) + code + vm.HANG
+    devices = (device("e1000", id="card", netdev="a"), device("virtio-net-pci", id="peer", netdev="b"))
+    with built(path, *devices, netdevs=hub("a", "b"), code=code, fmt="flat32") as machine:
+        card = E1000(machine, "card")
+        assert card.base == BASE and machine.coalesced is not None
+        with vm.running(machine):
+            wait_until(lambda: machine.memory.unpack("<I", FLAG) == (2,), "the guest")
+            assert machine.coalesced.users[-1].on
+            writes: list[Access] = []
+            with machine.lock:
+                machine.mmio.tap(lambda access: writes.append(access) if access.is_write else None)
+            yield machine, card, writes
+
+
+def test_buffers_posted_without_an_exit_end_a_shortage(tmp_path: Path) -> None:
+    with posting(stores(c.RDT, 8), tmp_path) as (machine, card, writes):
+        peer = VirtioNet(machine, "peer")
+        card.write(c.RDT, 3)
+        writes.clear()
+        for number in range(6):
+            peer.send(b"\xff" * 6 + frame(number)[6:])
+        receiver = card.card.mac.receiver
+        wait_until(lambda: receiver.waiting, "the shortage")
+        machine.memory.write(FLAG, b"\1")
+        wait_until(lambda: card.card.mac.regs[c.RDH] == 6, "the last frames")
+        assert not receiver.waiting
+        assert [access.value for access in writes if access.offset == c.RDT] == [8]
+
+
+def test_a_card_looks_for_buffers_before_it_refuses_a_frame(tmp_path: Path) -> None:
+    with posting(stores(c.RDT, 8) + tell_flag(3), tmp_path) as (machine, card, _):
+        card.write(c.RDT, 0)
+        machine.memory.write(FLAG, b"\1")
+        wait_until(lambda: machine.memory.unpack("<I", FLAG) == (3,), "the guest")
+        with machine.lock:
+            assert card.card.receive(frame(1)[6:] + bytes(6)) and card.card.mac.regs[c.RDT] == 8
+
+
+def test_a_read_sees_what_was_written_before(tmp_path: Path) -> None:
+    # mov eax,[BASE+RDT]; mov [FLAG],eax
+    look = b"\xa1" + (BASE + c.RDT).to_bytes(4, "little") + b"\xa3" + FLAG.to_bytes(4, "little")
+    with posting(stores(c.RDT, 9) + look, tmp_path) as (machine, _, writes):
+        machine.memory.write(FLAG, b"\1")
+        wait_until(lambda: machine.memory.unpack("<I", FLAG) == (9,), "the guest")
+        assert [access.value for access in writes if access.offset == c.RDT] == [9]
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_a_ping_of_an_e1000_costs_one_exit(coalesce: bool) -> None:
+    """The doorbell. The network answers within it, and the buffer goes back by a coalesced write."""
+    from pyvmm.backends.net.slirp_abi import load
+
+    if load() is None:
+        pytest.skip("libslirp.so.0 is not installed (Debian: libslirp0)")
+    image = str(Path(catalogue.find("e1000").file).parents[1] / "bench-e1000" / "bench-e1000.elf")
+    netdev = NetConfig(id="a", kind="user")
+    config = Config(
+        boot=BootConfig(kernel=image, cmdline="op=ping irq size=98 count=500"), memory=128 * MIB, serials=(SerialConfig(kind="null"),),
+        devices=(vm.DEBUG_EXIT, device("e1000", netdev="a")), netdevs=(netdev,), coalesce=coalesce,
+    )  # fmt: skip
+    opened = open_netdevs((netdev,))
+    counts: Counter[int] = Counter()
+    try:
+        with Machine(config, [vm.Collector()], netdevs=opened) as machine:
+            (loop,) = machine.runloops
+            quads, handle = loop.vcpu.quads, loop.exits[uapi.KVM_EXIT_MMIO]
+
+            def counting() -> None:
+                counts[quads[4] - BASE] += 1
+                handle()
+
+            loop.exits[uapi.KVM_EXIT_MMIO] = counting
+            assert vm.run(machine).kind == events.POWEROFF
+    finally:
+        close_netdevs(opened)
+    assert 500 <= counts[c.TDT] < 510
+    assert counts[c.RDT] < 100 if coalesce else counts[c.RDT] >= 500
 
 
 def test_wires_outlive_the_guest_and_get_the_next_one_s_card(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from pyvmm.bus import Bus
-from pyvmm.coalesce import IDLE_TICKS, STREAK, CoalescedSerial
+from pyvmm.coalesce import IDLE_TICKS, STREAK, CoalescedRegisters, CoalescedRing, CoalescedSerial
+from pyvmm.devices.pci.function import Bar
 from pyvmm.devices.serial import Serial
+from pyvmm.errors import KvmError
 from pyvmm.events import Access
 from pyvmm.kvm import structs
 from tests.support.fakes import ByteSink, FakeLine, FakeTimer
@@ -32,13 +34,13 @@ class Rig:
             vm=vm,
             vcpus=[SimpleNamespace(page=self.page)],
             runloops=[self.loop],
-            loop=SimpleNamespace(make_timer=self.make_timer),
+            loop=SimpleNamespace(make_timer=self.make_timer, drain=None),
         )
         self.sink = ByteSink()
         self.serial = Serial("serial0", FakeLine(), self.sink)
         self.bus = Bus("pio", 0x1_0000)
         self.mapping = self.bus.add(THR, 8, self.serial, 1)
-        self.coalesced = CoalescedSerial(machine, self.mapping, self.serial)
+        self.coalesced = CoalescedSerial(CoalescedRing(machine), self.mapping, self.serial)
 
     def make_timer(self, callback: Any) -> FakeTimer:
         self.timers.append(FakeTimer(callback))
@@ -152,3 +154,189 @@ def test_other_registers_leave_it(rig: Rig) -> None:
     rig.bus.write(THR + 7, 1, 0x55)
     rig.bus.write(THR + 1, 1, 1)  # IER: receive interrupts only
     assert rig.coalesced.on
+
+
+# --- a card's registers -------------------------------------------------------------------------------------------------
+BAR, TAIL, DOORBELL = 0xC000_0000, 0x18, 0x40
+RANGES = ((TAIL, 4), (0x100, 0x80))
+
+
+class Registers:
+    """A device that remembers what it was told."""
+
+    name = "card"
+
+    def __init__(self) -> None:
+        self.written: list[tuple[int, int, int]] = []
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.written.append((offset, size, value))
+
+
+class CardRig:
+    """A card on an MMIO bus with its CoalescedRegisters, a console beside it, and the kernel's side of the ring."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.console = Rig()
+        self.zones: set[tuple[int, int, bool]] = set()
+        machine = self.machine = self.console.coalesced.ring.machine
+        machine.mmio = self.bus = Bus("mmio", 1 << 64)
+        self.refuses = refuses
+        machine.vm.coalesce = self.coalesce
+        self.card = Registers()
+        self.bar = Bar(0, 0x1000, self.card, "mem32", False, 4)
+        self.short = False
+        self.registers = CoalescedRegisters(self.console.coalesced.ring, self.bar, RANGES, lambda: self.short)
+        self.place(BAR)
+
+    def coalesce(self, base: int, size: int, pio: bool, on: bool = True) -> None:
+        if on and self.refuses and len(self.zones) == 1:
+            raise KvmError("KVM_REGISTER_COALESCED_MMIO", 28)
+        (self.zones.add if on else self.zones.remove)((base, size, pio))
+
+    def place(self, base: int | None) -> None:
+        """As the PCI bus does."""
+        if self.bar.base is not None:
+            self.bus.remove(self.bar.mapping)
+            self.bar.base = None
+            assert self.bar.on_place is not None
+            self.bar.on_place(None)
+        if base is not None:
+            self.bus.move(self.bar.mapping, base)
+            self.bar.base = base
+            assert self.bar.on_place is not None
+            self.bar.on_place(base)
+
+    def exits(self, count: int) -> None:
+        for value in range(count):
+            self.bus.write(self.bar.mapping.base + TAIL, 4, value)
+
+    def queue(self, offset: int, value: int, base: int = BAR) -> None:
+        indices = self.console.page[RING : RING + 8].cast("I")
+        pack_into("<QII8s", self.console.page, RING + 8 + indices[1] * 24, base + offset, 4, 0, value.to_bytes(8, "little"))
+        indices[1] = (indices[1] + 1) % structs.COALESCED_RING_MAX
+        indices.release()
+
+    @property
+    def timer(self) -> FakeTimer:
+        return self.console.timers[-1]
+
+    @property
+    def drain(self) -> Any:
+        assert self.machine.loop.drain == self.console.loop.drain
+        return self.console.loop.drain
+
+
+def _card_rig() -> CardRig:
+    rig = CardRig()
+    rig.exits(STREAK)
+    assert rig.zones == {(BAR + offset, length, False) for offset, length in RANGES}
+    rig.card.written.clear()
+    return rig
+
+
+def test_registers_get_zones_after_a_streak_and_other_registers_do_not_count() -> None:
+    rig = CardRig()
+    rig.exits(STREAK - 1)
+    rig.bus.write(BAR + DOORBELL, 4, 1)
+    assert not rig.zones and rig.drain is None
+    rig.exits(1)
+    assert rig.registers.on and rig.drain is not None
+    assert len(rig.card.written) == STREAK + 1
+
+
+def test_a_kernel_without_room_for_all_zones() -> None:
+    rig = CardRig(refuses=True)
+    rig.exits(10 * STREAK)
+    assert not rig.zones and not rig.registers.on and rig.drain is None
+    assert len(rig.card.written) == 10 * STREAK
+
+
+def test_console_and_card_keep_their_order_in_the_ring() -> None:
+    rig = _card_rig()
+    rig.console.exits(b"." * STREAK)
+    rig.console.sink.writes.clear()
+    seen: list[object] = []
+    rig.console.coalesced.ring.take_port = lambda data: seen.append(data)
+    rig.card.write = lambda offset, size, value: seen.append(value)  # type: ignore[method-assign]
+    rig.registers._write = rig.card.write
+    rig.queue(TAIL, 1)
+    rig.console.queue(b"ab")
+    rig.queue(TAIL, 2)
+    rig.queue(0x104, 3)
+    rig.console.queue(b"c")
+    rig.drain()
+    assert seen == [1, b"ab", 2, 3, b"c"]
+
+
+def test_a_tap_sees_registers_too() -> None:
+    rig = _card_rig()
+    seen: list[Access] = []
+    rig.bus.tap(seen.append)
+    rig.queue(TAIL, 7)
+    rig.drain()
+    assert [(access.address, access.offset, access.value) for access in seen] == [(BAR + TAIL, TAIL, 7)]
+
+
+def test_zones_leave_with_the_bar_and_come_back_elsewhere() -> None:
+    rig = _card_rig()
+    rig.queue(TAIL, 9)
+    rig.place(None)  # the config access that did it drained the ring first; this came from another vCPU since
+    assert not rig.zones and rig.drain is None and rig.card.written == [] and rig.timer.deadline is None
+    rig.place(BAR + 0x10000)
+    rig.exits(STREAK - 1)
+    assert not rig.zones
+    rig.exits(1)
+    assert (BAR + 0x10000 + TAIL, 4, False) in rig.zones
+    rig.card.written.clear()
+    rig.queue(TAIL, 5, BAR + 0x10000)
+    rig.drain()
+    assert rig.card.written == [(TAIL, 4, 5)]
+
+
+def test_a_short_card_is_looked_at_until_it_is_not() -> None:
+    rig = _card_rig()
+    rig.timer.cancel()
+    rig.queue(TAIL, 3)
+    rig.registers.look()
+    assert rig.card.written == [(TAIL, 4, 3)] and rig.timer.deadline is not None
+    rig.short = True
+    for _ in range(3):
+        rig.timer.cancel()
+        rig.timer.callback()
+        assert rig.timer.deadline is not None
+    rig.short = False
+    rig.queue(TAIL, 4)
+    rig.timer.cancel()
+    rig.timer.callback()
+    assert rig.timer.deadline is None and rig.card.written[-1] == (TAIL, 4, 4)
+
+
+def test_stop_of_the_ring_stops_all_and_loses_nothing() -> None:
+    rig = _card_rig()
+    rig.console.exits(b"." * STREAK)
+    rig.console.sink.writes.clear()
+    rig.console.queue(b"x")
+    rig.queue(TAIL, 8)
+    rig.machine.loop.drain.__self__.stop()
+    assert rig.console.sink.data[-1:] == b"x" and rig.card.written == [(TAIL, 4, 8)]
+    assert not rig.zones and rig.drain is None
+    rig.registers.look()
+    assert rig.timer.deadline is None
+
+
+def test_what_a_write_does_cannot_drain_again() -> None:
+    rig = _card_rig()
+
+    def write(offset: int, size: int, value: int) -> None:
+        rig.registers.look()
+        rig.card.written.append((offset, size, value))
+
+    rig.registers._write = write
+    for value in range(3):
+        rig.queue(TAIL, value)
+    rig.drain()
+    assert [value for _, _, value in rig.card.written] == [0, 1, 2]

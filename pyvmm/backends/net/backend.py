@@ -1,9 +1,9 @@
 """The contract between a network card and the wire behind it, and what most wires share.
 
 Everything runs with the machine lock held: the card's half on vCPU threads and the I/O loop, the wire's callbacks on the I/O
-loop. ``send`` is called from the middle of a card's transmit walk, ``resume`` from a register write; so neither calls back into
-a card of its own: frames and link changes reach ``NetPeer`` from the I/O loop only. (The exception is a hub, which hands a frame
-of one card to another one.)
+loop. ``send`` is called from the middle of a card's transmit walk, ``resume`` from a register write. Link changes reach ``NetPeer``
+from the I/O loop only; frames also from within ``send``, never from ``resume``: a network in this process answers at once, so
+that the guest finds the answer behind its doorbell, and a hub hands a frame of one card to another one.
 
 Nothing buffers without bound. A card that is out of buffers refuses a frame; the wire then keeps that one, stops reading, and
 whoever sends at the other end feels it, or loses frames in a buffer of the kernel's. A wire that is too slow drops and counts.

@@ -6,7 +6,8 @@ own, which is one reader of the I/O loop: nothing is polled while nothing happen
 eventfd in the same epoll has them asked for again, once for a whole batch.
 
 Called with the GIL held (PyDLL): no call blocks, and giving the GIL up and waiting for it again would cost more. Callbacks only
-note what they are told, so that neither a card nor the loop is entered from within the library; one that raises has the
+note what they are told, so that neither a card nor the loop is entered from within the library (a frame's answers
+reach the card right after it); one that raises has the
 exception raised again when the library has returned.
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pyvmm.ioloop import IoLoop, LoopTimer
 
 QUEUE = 512  # frames for the guest; libslirp has few under way, the guest's TCP windows bound them
+AT_ONCE = 8  # of them while the guest's vCPU waits for its doorbell; the I/O loop has the rest
 _IDLE_MS = 1000  # pollfds_fill's answer when nothing is due: wait for ever
 _FOR_EVER = 0xFFFF_FFFF
 _FLOWS = 4096  # sockets of the guest's at most; half of what `ulimit -n` allows if that is less
@@ -67,7 +69,7 @@ class SlirpWire(Wire):
         self._flows: set[int] = set()
         self._most_flows = min(_FLOWS, os.sysconf("SC_OPEN_MAX") // 2)
         self._alarms: dict[int, _Alarm] = {}
-        self._paused = self._asked = False
+        self._paused = self._asked = self._delivering = False
         self._timer: LoopTimer | None = None
         self._epoll = select.epoll()
         self._ask = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -130,6 +132,8 @@ class SlirpWire(Wire):
         if not self._asked:
             self._asked = True
             os.eventfd_write(self._ask, 1)
+        if self._queue and not self._paused and not self._delivering:  # the network answered at once: so does the wire
+            self._deliver(AT_ONCE)
 
     def resume(self) -> None:
         if self._paused and self._loop is not None and self._timer is not None:
@@ -155,17 +159,20 @@ class SlirpWire(Wire):
         if self._deliver():
             self._fill()
 
-    def _deliver(self) -> bool:
+    def _deliver(self, most: int = BUDGET) -> bool:
         """Hands frames to the card. False: not all, so let the sockets wait; it goes on by ``resume`` or the timer."""
         queue, done = self._queue, 0
-        count = len(queue)
-        while done < count and done < BUDGET:
-            if not self._offer(queue[done]):
-                del queue[:done]
-                self._pause()
-                return False
-            done += 1
-        del queue[:done]
+        count = min(len(queue), most)
+        self._delivering = True
+        try:
+            while done < count:
+                if not self._offer(queue[done]):
+                    self._pause()
+                    return False
+                done += 1
+        finally:
+            self._delivering = False
+            del queue[:done]
         if queue and self._timer is not None:
             self._timer.arm(monotonic_ns())
         return not queue

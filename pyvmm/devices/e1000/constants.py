@@ -21,6 +21,10 @@ WUC, WUFC, WUS, IPAV, MANC, IP4AT, IP6AT = 0x05800, 0x05808, 0x05810, 0x05838, 0
 ADDRESSES = 16  # RA
 TABLE_WORDS = 128  # MTA, VFTA
 
+# (offset, length) of registers whose writes may reach the card late, but before it is looked at: nothing follows from them by itself.
+# Those of the fast path (RDT, ITR) and those that are written often at the start (EEPROM, filters).
+POSTED = ((EECD, 8), (ITR, 4), (RDT, 4), (MTA, VFTA + 4 * TABLE_WORDS - MTA))
+
 # CTRL
 CTRL_FD, CTRL_SLU, CTRL_SPEED_SHIFT, CTRL_FRCSPD, CTRL_FRCDPX = 1 << 0, 1 << 6, 8, 1 << 11, 1 << 12
 CTRL_RST, CTRL_RFCE, CTRL_VME, CTRL_PHY_RST = 1 << 26, 1 << 27, 1 << 30, 1 << 31

@@ -70,6 +70,7 @@ class Receiver:
         open: frames from the wire are looked at; ``looped``: those from the card's own transmitter.
         waiting: a frame was refused since buffers came last.
         resume: called when a refused frame may be offered again.
+        look: called before a frame is refused: has the tail be what the driver wrote last, should that be on its way.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Receiver:
         self.stats = stats
         self.post = post
         self.resume: Callable[[], None] = lambda: None
+        self.look: Callable[[], None] = lambda: None
         self.ring: memoryview | None = None
         self.open = self.looped = self.waiting = False
         self.size = 2048
@@ -177,6 +179,11 @@ class Receiver:
         if self.regs[RXCSUM] & (RXCSUM_TUOFL | RXCSUM_IPOFL):
             high = self._checked(frame, high)
         causes = self.store(data, high)
+        if not causes:
+            tail = self.regs[RDT]
+            self.look()
+            if self.regs[RDT] != tail:
+                causes = self.store(data, high)
         if not causes:
             if not self.waiting:
                 self.waiting = True

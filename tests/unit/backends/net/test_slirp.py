@@ -98,6 +98,30 @@ def test_pings_come_back(loop: Loop) -> None:
     guest.backend.close()
 
 
+def test_what_the_network_answers_itself_is_there_when_send_returns(loop: Loop) -> None:
+    guest = guest_on(loop)
+    for number in range(100):
+        guest.ping("10.0.2.2", number)
+        assert [sequence for _, _, sequence, _ in guest.echoes] == list(range(number + 1))
+    guest.backend.close()
+
+
+def test_an_answer_for_a_card_without_buffers_waits(loop: Loop) -> None:
+    wire, nic = user(), FakeNic(room=0)
+    wire.attach(loop, nic)
+    guest = Guest(wire, "10.0.2.15")
+    guest.ask("10.0.2.2")
+    guest.ask("10.0.2.2")
+    assert nic.refused == 1 and wire.counters.paused == 1
+    loop.turn()
+    assert not nic.frames
+    nic.room = None
+    wire.resume()
+    assert not nic.frames, "resume never calls the card"
+    assert loop.until(lambda: len(nic.frames) == 2)
+    wire.close()
+
+
 def test_tcp_to_a_server_of_the_host(loop: Loop) -> None:
     guest = guest_on(loop)
     server, port = listener()
