@@ -15,10 +15,11 @@ from struct import pack
 from pyvmm.layout import BOOT_GDT, BOOT_PAGE_TABLES, BOOT_STACK, BOOT_TSS, GIB, MIB, PAGE
 from pyvmm.record import Record
 
-# Selectors of the boot GDT. Linux wants __BOOT_CS = 0x10 and __BOOT_DS = 0x18 (Documentation/arch/x86/boot.rst, "32-bit
-# boot protocol"); Multiboot and PVH leave the values open.
-SELECTOR_CODE = 0x10
-SELECTOR_DATA = 0x18
+# Selectors of the boot GDT: code, and data behind it. Linux wants __BOOT_CS = 0x10 and __BOOT_DS = 0x18
+# (Documentation/arch/x86/boot.rst, "32-bit boot protocol"). Multiboot (3.2) and PVH leave the values open, but kernels are
+# about that reload DS before they have a GDT of their own: they get what GRUB and QEMU have.
+SELECTOR_CODE, SELECTOR_DATA = 0x10, 0x18
+SELECTOR_CODE_MULTIBOOT = 0x08
 SELECTOR_TSS = 0x20  # 8 bytes in protected mode, 16 in long mode (SDM Vol. 3A, 7.2.3)
 
 # Segment types (SDM Vol. 3A, 3.4.5.1 and 3.5), the accessed or busy bit set
@@ -124,18 +125,19 @@ def real_mode(entry: int, *, rsp: int = 0, rdx: int = 0) -> CpuState:
     )
 
 
-def protected_mode(entry: int, *, tss: int = BOOT_TSS, **registers: int) -> CpuState:
+def protected_mode(entry: int, *, tss: int = BOOT_TSS, code: int = SELECTOR_CODE, **registers: int) -> CpuState:
     """32-bit protected mode: flat 4 GiB segments, paging off, interrupts off, no IDT.
 
     Args:
         entry: linear address of the first instruction, below 4 GiB.
         tss: where TR points; PVH wants 0.
+        code: the selector of CS; the others have the next one.
         registers: rax, rbx, rsi, ... as the protocol prescribes; rsp defaults to the boot stack.
     """
-    code = Segment(limit=0xFFFF_FFFF, selector=SELECTOR_CODE, type=CODE_RX, present=1, s=1, db=1, g=1)
-    data = Segment(limit=0xFFFF_FFFF, selector=SELECTOR_DATA, type=DATA_RW, present=1, s=1, db=1, g=1)
+    cs = Segment(limit=0xFFFF_FFFF, selector=code, type=CODE_RX, present=1, s=1, db=1, g=1)
+    data = Segment(limit=0xFFFF_FFFF, selector=code + 8, type=DATA_RW, present=1, s=1, db=1, g=1)
     state = CpuState(
-        cs=code,
+        cs=cs,
         ds=data,
         es=data.replace(),
         fs=data.replace(),
@@ -184,11 +186,11 @@ def memory_for(state: CpuState) -> list[tuple[int, bytes]]:
 
 
 def gdt(state: CpuState) -> bytes:
-    """The GDT whose descriptors match the hidden parts of ``state``: null, unused, code, data, TSS."""
+    """The GDT whose descriptors match the hidden parts of ``state``: code and data where they are, TSS, null in between."""
     tss = _descriptor(state.tr)
     if state.efer & EFER_LMA:
         tss += pack("<Q", state.tr.base >> 32)
-    return bytes(SELECTOR_CODE) + _descriptor(state.cs) + _descriptor(state.ds) + tss
+    return (bytes(state.cs.selector) + _descriptor(state.cs) + _descriptor(state.ds)).ljust(SELECTOR_TSS, b"\0") + tss
 
 
 def _descriptor(segment: Segment) -> bytes:

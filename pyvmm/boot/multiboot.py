@@ -11,7 +11,7 @@ from struct import pack, unpack_from
 
 from pyvmm import layout
 from pyvmm.boot import bios, elf
-from pyvmm.boot.cpu import protected_mode
+from pyvmm.boot.cpu import SELECTOR_CODE_MULTIBOOT, protected_mode
 from pyvmm.boot.image import encode_cmdline, open_image
 from pyvmm.boot.plan import BootPlan
 from pyvmm.errors import ConfigError
@@ -82,7 +82,7 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
         entry=entry,
         writes=place.writes,
         zero=place.zeros,
-        state=protected_mode(entry, rax=BOOT_MAGIC, rbx=layout.BOOT_INFO),
+        state=protected_mode(entry, code=SELECTOR_CODE_MULTIBOOT, rax=BOOT_MAGIC, rbx=layout.BOOT_INFO),
         notes=[f"header   at file offset {header:#x}, flags {flags:#x}{_flag_names(flags)}", *notes],
         bios=True,
     )

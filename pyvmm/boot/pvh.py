@@ -10,7 +10,7 @@ from struct import pack
 
 from pyvmm import layout
 from pyvmm.boot import elf
-from pyvmm.boot.cpu import protected_mode
+from pyvmm.boot.cpu import SELECTOR_CODE_MULTIBOOT, protected_mode
 from pyvmm.boot.image import encode_cmdline
 from pyvmm.boot.initrd import place_initrd
 from pyvmm.boot.plan import BootPlan
@@ -75,6 +75,6 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
         entry=entry,
         writes=place.writes,
         zero=place.zeros,
-        state=protected_mode(entry, tss=0, rbx=layout.BOOT_INFO),
+        state=protected_mode(entry, tss=0, code=SELECTOR_CODE_MULTIBOOT, rbx=layout.BOOT_INFO),
         notes=elf.segment_lines(parsed) + ([f"initrd   {initrd[0]:#x}..{sum(initrd):#x}"] if initrd[1] else []),
     )

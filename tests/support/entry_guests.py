@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from struct import pack
 
-from pyvmm.boot.cpu import CR0_ET, CR0_PE, CR0_PG, EFER_LMA, EFER_LME, SELECTOR_CODE
+from pyvmm.boot.cpu import CR0_ET, CR0_PE, CR0_PG, EFER_LMA, EFER_LME, SELECTOR_CODE, SELECTOR_CODE_MULTIBOOT
 from pyvmm.layout import MIB
 from pyvmm.record import FrozenRecord
 from tests.support import images
@@ -111,10 +111,12 @@ GUESTS = [
     EntryGuest(name="flat64", image=PLAIN, format="flat64", mode="long", fmt="flat64"),
     EntryGuest(name="ELF32", image=_elf(32, PLAIN), format="elf32", mode="protected"),
     EntryGuest(name="ELF64", image=_elf(64, PLAIN), format="elf64", mode="long"),
-    EntryGuest(name="Multiboot, raw", image=images.multiboot_raw(code=MULTIBOOT), format="multiboot", mode="protected"),
-    EntryGuest(name="Multiboot, ELF", image=_multiboot_elf(), format="multiboot", mode="protected"),
-    EntryGuest(name="PVH, ELF32", image=_pvh(32), format="pvh", mode="protected"),
-    EntryGuest(name="PVH, ELF64", image=_pvh(64), format="pvh", mode="protected"),
+    EntryGuest(
+        name="Multiboot, raw", image=images.multiboot_raw(code=MULTIBOOT), format="multiboot", mode="protected", cs=SELECTOR_CODE_MULTIBOOT
+    ),
+    EntryGuest(name="Multiboot, ELF", image=_multiboot_elf(), format="multiboot", mode="protected", cs=SELECTOR_CODE_MULTIBOOT),
+    EntryGuest(name="PVH, ELF32", image=_pvh(32), format="pvh", mode="protected", cs=SELECTOR_CODE_MULTIBOOT),
+    EntryGuest(name="PVH, ELF64", image=_pvh(64), format="pvh", mode="protected", cs=SELECTOR_CODE_MULTIBOOT),
     EntryGuest(name="bzImage, 64-bit entry", image=images.bzimage(_LINUX64), format="linux", mode="long"),
     EntryGuest(name="bzImage, 32-bit entry", image=images.bzimage(_LINUX32), format="linux32", mode="protected", fmt="linux32"),
     EntryGuest(

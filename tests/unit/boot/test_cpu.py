@@ -33,7 +33,7 @@ def decode(descriptor: bytes) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("state", [PROTECTED, LONG, cpu.protected_mode(0, tss=0)], ids=["protected", "long", "pvh"])
+@pytest.mark.parametrize("state", [PROTECTED, LONG, cpu.protected_mode(0, tss=0, code=0x08)], ids=["protected", "long", "pvh"])
 @pytest.mark.parametrize("name", ["cs", "ds", "es", "fs", "gs", "ss", "tr"])
 def test_the_gdt_holds_what_the_segment_registers_hold(state, name):
     segment = getattr(state, name)
@@ -45,6 +45,13 @@ def test_the_gdt_holds_what_the_segment_registers_hold(state, name):
 
 def test_selectors_are_those_linux_wants():
     assert (LONG.cs.selector, LONG.ds.selector) == (0x10, 0x18)
+
+
+def test_with_other_selectors_what_lies_between_is_null():
+    state = cpu.protected_mode(0, code=0x08)
+    table = cpu.gdt(state)
+    assert (state.cs.selector, state.ss.selector, state.tr.selector) == (0x08, 0x10, 0x20)
+    assert not any(table[:0x08]) and not any(table[0x18:0x20]) and len(table) == 0x28
 
 
 def test_a_long_mode_tss_descriptor_has_its_upper_half():

@@ -76,6 +76,7 @@ def test_an_elf_image_starts_in_protected_mode(boot, bits):
     images.check_plan(made, MEMORY)
     assert (made.format, made.mode, made.entry) == ("multiboot", "protected", MIB + 12)
     assert made.state.rax == 0x2BADB002
+    assert (made.state.cs.selector, made.state.ds.selector, made.state.ss.selector) == (0x08, 0x10, 0x10)  # as GRUB
 
 
 def test_zero_end_fields_mean_the_whole_file_and_no_bss(boot):

@@ -43,6 +43,7 @@ def test_the_entry_state_is_as_the_abi_says(boot):
     assert (state.cr4, state.efer) == (0, 0)
     assert (state.cs.base, state.cs.limit, state.ds.base, state.ds.limit) == (0, 0xFFFF_FFFF, 0, 0xFFFF_FFFF)
     assert (state.tr.base, state.tr.limit, state.tr.type) == (0, 0x67, 11)
+    assert (state.cs.selector, state.ss.selector) == (0x08, 0x10)  # the ABI leaves them open; as QEMU
     assert state.rflags & (1 << 17 | 1 << 9 | 1 << 8) == 0
 
 
