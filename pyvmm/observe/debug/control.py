@@ -21,12 +21,16 @@ from time import monotonic_ns
 
 from pyvmm import events
 from pyvmm.errors import HostError
-from pyvmm.kvm import structs
+from pyvmm.kvm import structs, uapi
 from pyvmm.observe.debug import subject
+from pyvmm.observe.debug.abilities import RING3, able
+from pyvmm.observe.debug.conditions import ADDRESS, WATCH
+from pyvmm.observe.debug.mechanisms import Mechanisms
 from pyvmm.observe.debug.standstill import Standstill
 from pyvmm.observe.debug.stepper import Stepper
 from pyvmm.observe.debug.subject import ExitRecord, Moment, Stop, SubjectError
 from pyvmm.observe.debug.watch import ExitWatch
+from pyvmm.observe.paging import linear_address
 from pyvmm.record import Record
 from pyvmm.runloop import Stop as LeaveLoop
 from pyvmm.snapshot.quiesce import Quiet
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.events import StopReason
+    from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.machine import Machine
     from pyvmm.observe.debug.conditions import Breakpoints
 
@@ -44,11 +49,12 @@ if TYPE_CHECKING:
 
 # Ends that are the guest's doing: under a debugger the machine stays to be looked at, and history can go back from there
 _GUESTS = (events.POWEROFF, events.RESET, events.WAKE, events.DEBUG_EXIT, events.HALTED, events.CRASH)
+_MANY = 1 << 62
 _PIECES = 1 << 16  # exits that one instruction may need to be complete (REP INS into device memory)
 
 
 class Event(Record):
-    """What a vCPU's thread found out; ``Stop`` is made of it. Fields: as there."""
+    """What a vCPU's thread found out; ``Stop`` is made of it. Fields: as there; why "" for breakpoints that may be hit, or nothing."""
 
     why: str
     vcpu: int = 0
@@ -87,6 +93,7 @@ class Control:
         self.on_exits: OnExits | None = None
         self.recording = False  # exits are to be written down: somebody wants to see them
         self.ending: StopReason | None = None  # how the guest has ended, put off
+        self.mechanisms = Mechanisms(machine, breakpoints)
         self._standstill = Standstill(machine)
         self._watches = [ExitWatch(self, index) for index in range(len(machine.vcpus))]
         self._unhandled = [loop.unhandled for loop in machine.runloops]
@@ -96,6 +103,9 @@ class Control:
         self._events: list[Event] = []
         self._until: int | None = None
         self._stepping = False
+        self._reported: dict[int, int] = {}  # vCPU -> linear address of a breakpoint that it has reached and not passed
+        self._arrived = True  # likewise all, wherever they stand: nothing has run since they were put there
+        self._unwritten: set[int] = set()  # vCPUs whose write to a read-only page KVM could not emulate
         self._epoch = 0
         self.attached = False
 
@@ -125,6 +135,8 @@ class Control:
             return
         self.attached = False
         machine = self.machine
+        if machine.reason is None:
+            self.mechanisms.unprotect()
         machine.defer = None
         for loop, watch, unhandled in zip(machine.runloops, self._watches, self._unhandled, strict=True):
             loop.unhandled = unhandled
@@ -171,6 +183,7 @@ class Control:
         """Somebody has put the machine back to behind exit ``number``: it goes on counting there, and has not ended."""
         self.number, self.steps = number, 0
         self.ending = None
+        self._arrived = True
 
     def finish(self) -> None:
         """Lets a guest that has ended end the run, and detaches."""
@@ -197,12 +210,63 @@ class Control:
     def _go(self, until: int | None) -> Stop:
         self._until = until
         while True:
-            stop = self._resume()
+            self._pass()
+            if not self._eventful():
+                self.mechanisms.prepare(self.stop.vcpu)
+                if self.mechanisms.stepping:
+                    self._walk()
+                else:
+                    self._resume()
+            stop = self._decide()
             if stop is not None:
                 return stop
 
+    def _pass(self) -> None:
+        """Steps over the breakpoints at which vCPUs stand, and over writes that KVM cannot emulate."""
+        for index in sorted(self._unwritten):
+            self.mechanisms.unprotect()
+            self._do_steps(index, 1)
+            self._hit(index, *self.mechanisms.changed())
+        self._unwritten.clear()
+        reported, self._reported = self._reported, {}
+        arrived, self._arrived = self._arrived, False
+        if reported or arrived and self.breakpoints.in_guest():
+            addresses = {each.first for each in self.breakpoints.in_guest() if each.kind == ADDRESS}
+            for index in range(len(self.machine.vcpus)):
+                here = self._linear(index)
+                if here in addresses and (arrived or reported.get(index) == here):
+                    self.mechanisms.prepare(index)
+                    self._do_steps(index, 1)
+
+    def _linear(self, index: int) -> int:
+        """Where a parked vCPU is."""
+        sregs = self.machine.vcpus[index].get_sregs()
+        return linear_address(sregs, sregs.cs, self.machine.vcpus[index].get_regs().rip)
+
+    def _walk(self) -> None:
+        """Runs by single steps."""
+        if len(self.machine.vcpus) > 1:
+            raise SubjectError(
+                "a breakpoint in ring 3 takes single steps on this host's KVM, which goes with one processor only: delete it"
+            )
+        self._do_steps(0, _MANY, interrupts=True)
+
+    def _resume(self) -> None:
+        """Lets the vCPUs run to the next event."""
+        parking = self.machine.parking
+        self.mechanisms.arm()
+        with parking:
+            if not self._events:
+                self._standstill.release()
+                parking.wait_for(self._eventful)
+        self._standstill.wait()
+        if self.machine.reason is None:
+            self.mechanisms.disarm()
+
     def _step(self, vcpu: int, count: int) -> Stop:
         self.stepped = 0
+        self.mechanisms.prepare(vcpu)
+        self._reported.pop(vcpu, None)
         while count > 0:
             count -= self._do_steps(vcpu, count)
             stop = self._decide()
@@ -210,25 +274,30 @@ class Control:
                 return stop
         return Stop(why=subject.STEPPED, vcpu=vcpu, at=self.moment)
 
-    def _do_steps(self, vcpu: int, count: int) -> int:
-        done: int = self._standstill.do(vcpu, lambda: self._steps(vcpu, count))
+    def _do_steps(self, vcpu: int, count: int, interrupts: bool = False) -> int:
+        done: int = self._standstill.do(vcpu, lambda: self._steps(vcpu, count, interrupts))
         return done
 
-    def _steps(self, index: int, count: int) -> int:
+    def _steps(self, index: int, count: int, interrupts: bool) -> int:
         """On the vCPU's thread: up to ``count`` steps, fewer when there is an event. Returns how many."""
-        vcpu = self.machine.vcpus[index]
+        vcpu, mechanisms = self.machine.vcpus[index], self.mechanisms
         stepper = Stepper(self.machine, index, self._eventful)
         self._stepping = True
         try:
             regs = vcpu.get_regs()
             for done in range(count):
+                self._can_step(vcpu)
                 number = self.number
-                regs = stepper.step(regs)
+                regs = stepper.step(regs, interrupts)
                 if regs is None:
                     return done
-                self.stepped += 1
                 if self.number == number:
                     self.steps += 1
+                if mechanisms.watched:
+                    self._hit(index, *mechanisms.changed())
+                if mechanisms.addresses:
+                    here = self._linear(index)
+                    self._hit(index, mechanisms.addresses.get(here, []), here, passed=False)
                 if self._eventful():
                     return done + 1
         finally:
@@ -236,18 +305,13 @@ class Control:
             stepper.finish()
         return count
 
+    @staticmethod
+    def _can_step(vcpu: Vcpu) -> None:
+        if not able("steps", (RING3,)) and vcpu.get_sregs().ss.dpl == 3:
+            raise SubjectError("this host's KVM cannot single-step in ring 3: set a breakpoint in the kernel, or go on to the next exit")
+
     def _eventful(self) -> bool:
         return bool(self._events) or self.machine.reason is not None
-
-    def _resume(self) -> Stop | None:
-        """Lets the vCPUs run to the next event. None: that was nothing to stop at."""
-        parking = self.machine.parking
-        with parking:
-            if not self._events:
-                self._standstill.release()
-                parking.wait_for(self._eventful)
-        self._standstill.wait()
-        return self._decide()
 
     def _decide(self) -> Stop | None:
         """What the events come to, the machine standing still."""
@@ -266,9 +330,11 @@ class Control:
                 verdict=verdict,
             )
         for event in found:
-            if event.why != subject.BREAKPOINT or any(number in hits for number in event.hits):
-                why = subject.BREAKPOINT if hits else event.why
-                return stop.replace(why=why, vcpu=event.vcpu, exit=event.exit, address=event.address)
+            if any(number in hits for number in event.hits):
+                return stop.replace(why=subject.BREAKPOINT, vcpu=event.vcpu, exit=event.exit, address=event.address)
+        for event in found:
+            if event.why:
+                return stop.replace(why=event.why, vcpu=event.vcpu, exit=event.exit)
         return None
 
     # --- on the vCPUs' threads ---------------------------------------------------------------------------------------
@@ -281,10 +347,29 @@ class Control:
 
     def taken(self, index: int, reason: int) -> bool:
         """Whether an exit is the debugger's own doing; then it has been dealt with."""
+        found = self.mechanisms.exit(index, reason)
+        if found is not None:
+            self._hit(index, *found, passed=reason == uapi.KVM_EXIT_MMIO)
+            return True
+        if reason == uapi.KVM_EXIT_INTERNAL_ERROR and self.mechanisms.protecting:
+            self._unwritten.add(index)
+            self.event(Event(why=""))
+            return True
         return False
 
     def debug_exit(self, index: int) -> None:
-        """KVM_EXIT_DEBUG: a hardware or software breakpoint, or a step."""
+        """KVM_EXIT_DEBUG: a hardware or software breakpoint; or a step, which whoever steps sees himself."""
+        if not self._stepping:
+            self._hit(index, *self.mechanisms.debug_exit(index), passed=False)
+
+    def _hit(self, index: int, numbers: list[int], address: int, passed: bool = True) -> None:
+        """Breakpoints in the guest are hit; ``passed``: the instruction has been executed. Others' vCPUs count as none, but stop."""
+        if numbers:
+            if not passed:
+                self._reported[index] = address
+            found = [each for number in numbers if (each := self.breakpoints.get(number)) is not None and each.concerns(index)]
+            data = any(each.kind == WATCH for each in found)
+            self.event(Event(why="", vcpu=index, hits=[each.number for each in found], address=address if data else 0))
 
     def exit_done(self, index: int, frozen: bytes = b"", time: int = 0, rip: int = 0, answer: bytes = b"") -> None:
         """User space has answered an exit of a vCPU."""
@@ -298,9 +383,11 @@ class Control:
             self._settle(index)
             self._rest()
         if hits:
-            self.event(Event(why=subject.BREAKPOINT, vcpu=index, hits=hits, exit=number))
+            self.event(Event(why="", vcpu=index, hits=hits, exit=number))
         elif self._until is not None and number >= self._until:
             self.event(Event(why=subject.EXIT, vcpu=index, exit=number))
+        elif self.mechanisms.overdue(index):
+            self.event(Event(why=""))
 
     def _settle(self, index: int) -> None:
         """Completes a vCPU's access; further exits of the same instruction are answered on the way."""
@@ -331,7 +418,8 @@ class Control:
                 with self._counting:
                     records, self._records = self._records, []
                 if records:
-                    on_exits(records)
+                    with self.mechanisms.hidden():
+                        on_exits(records)
         except HostError:
             pass  # the run is over
         finally:

@@ -1,0 +1,259 @@
+"""The engine on real machines: exits numbered, moves that stop where they should, nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pyvmm import events, exits
+from pyvmm.machine import Machine
+from pyvmm.observe.debug import subject
+from pyvmm.observe.debug.conditions import ADDRESS, EXIT, PORT, WATCH, Breakpoint
+from pyvmm.observe.debug.control import Control
+from pyvmm.observe.debug.subject import ExitRecord, Moment, SubjectError
+from tests.support import replay
+from tests.support.debugged import BASE, COUNTER, INC, INSTRUCTIONS, JMP, MOV_AL, NOP, OUT, controlled, counter, guest, rip, rounds
+from tests.support.vm import DEBUG_EXIT, HANG, flat
+
+pytestmark = pytest.mark.kvm
+
+
+def test_it_stands_behind_the_exit_asked_for(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        assert control.stop.why == subject.START
+        for number in (1, 2, 50):
+            stop = control.run(until=number)
+            assert (stop.why, stop.at, control.number, rip(control)) == (subject.EXIT, Moment(exit=number), number, NOP)
+            assert counter(control) == number
+
+
+def test_single_steps_count_accesses_once(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        control.run(until=1)
+        found = []
+        for _ in range(13):
+            found.append((rip(control), control.moment))
+            assert control.step_instructions(0).why == subject.STEPPED
+        expected = [(NOP, 1, 0), *((at, 1, 1 + n) for n, at in enumerate((JMP, *INSTRUCTIONS[:4]))), (NOP, 2, 0)]
+        assert [(at, moment.exit, moment.steps) for at, moment in found[:7]] == expected
+        assert [at for at, _ in found[7:]] == [JMP, *INSTRUCTIONS[:4], NOP]
+        assert control.step_instructions(0, 600).at == Moment(exit=3 + 100, steps=1)
+        assert rip(control) == JMP and counter(control) == 103
+
+
+def test_halt_is_a_step_and_a_halted_processor_waits(tmp_path: Path) -> None:
+    with rounds(tmp_path, bytes.fromhex("90 f4 90 ebfb")) as control:
+        for expected in (BASE + 1, BASE + 2):
+            control.step_instructions(0)
+            assert rip(control) == expected
+        threading.Timer(0.2, control.interrupt).start()
+        assert control.step_instructions(0).why == subject.INTERRUPTED and rip(control) == BASE + 2
+
+
+def test_a_spinning_guest_is_interrupted(tmp_path: Path) -> None:
+    with rounds(tmp_path, HANG) as control:
+        control.interrupt()  # nothing runs: nothing happens
+        for _ in range(3):
+            threading.Timer(0.1, control.interrupt).start()
+            stop = control.run()
+            assert (stop.why, rip(control), control.number) == (subject.INTERRUPTED, BASE, 0)
+
+
+def test_exits_are_told_in_order_at_rest(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        told: list[ExitRecord] = []
+        standing: list[tuple[int, int]] = []
+
+        def on_exits(records: list[ExitRecord]) -> None:
+            with control.machine.quiesce():  # nested
+                told.extend(records)
+                standing.append((rip(control), counter(control)))
+
+        control.on_exits = on_exits
+        control.run(until=20)
+        assert [record.number for record in told] == list(range(1, 21))
+        assert standing == [(NOP, number) for number in range(1, 21)]
+        exit = exits.thaw(told[3].frozen)
+        assert (exit.name, exit.data, exit.fields["port"], told[3].vcpu, told[3].answer) == ("KVM_EXIT_IO", b"x", 0x3F8, 0, b"")
+        assert told[3].rip in (OUT, NOP) and 0 < told[3].time < told[4].time
+
+
+def test_answers_of_reads_are_in_the_record(tmp_path: Path) -> None:
+    code = bytes.fromhex("66bafd03 ec ebfd")  # mov dx, 0x3fd; in al, dx
+    with rounds(tmp_path, code) as control:
+        told: list[ExitRecord] = []
+        control.on_exits = told.extend
+        control.run(until=2)
+        assert [record.answer for record in told] == [b"\x60", b"\x60"]
+
+
+def test_two_processors_that_want_rest_at_once(tmp_path: Path) -> None:
+    with guest("smp") as control:
+        told: list[int] = []
+        control.on_exits = lambda records: told.extend(record.number for record in records)
+        stop = control.run()
+        assert stop.why == subject.END and told == list(range(1, control.number + 1))
+        assert b"4 of 4 processors" in bytes(control.machine.devices["serial0"].output.__self__.output)
+
+
+@pytest.mark.parametrize(
+    ("kind", "port", "value", "hits"),
+    [(PORT, 0x3F8, None, [1, 2, 3]), (PORT, 0x3F8, ord("x"), [1, 2, 3]), (PORT, 0x3F8, ord("y"), []), (EXIT, 2, None, [1, 2, 3])],
+)
+def test_breakpoints_at_exits(tmp_path: Path, kind: str, port: int, value: int | None, hits: list[int]) -> None:
+    with rounds(tmp_path) as control:
+        control.breakpoints.add(Breakpoint(kind=kind, first=port, last=port, value=value))
+        for expected in hits:
+            stop = control.run(until=9)
+            assert (stop.why, stop.exit, stop.hits, rip(control)) == (subject.BREAKPOINT, expected, [1], NOP)
+        assert hits or control.run(until=9).why == subject.EXIT
+
+
+def test_a_breakpoint_at_an_address(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        found = control.breakpoints.add(Breakpoint(kind=ADDRESS, first=MOV_AL, last=MOV_AL))
+        for expected in (1, 2, 3):
+            stop = control.run()
+            assert (stop.why, stop.hits, rip(control), counter(control)) == (subject.BREAKPOINT, [1], MOV_AL, expected)
+            assert control.machine.memory.read(MOV_AL, 2) == b"\xb0\x78", "what is planted is not seen"
+            assert control.number == expected - 1, "a breakpoint is no exit of the guest's"
+        assert found.hits == 3 and found.means
+        found.ignore = 10
+        assert control.run().why == subject.BREAKPOINT and counter(control) == 14
+
+
+def test_breakpoints_on_every_instruction_are_as_single_steps(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        for at in INSTRUCTIONS:
+            control.breakpoints.add(Breakpoint(kind=ADDRESS, first=at, last=at))
+        found = []
+        for _ in range(20):
+            assert control.run().why == subject.BREAKPOINT
+            found.append(rip(control))
+        assert found == [INSTRUCTIONS[(1 + n) % 6] for n in range(20)]
+        assert counter(control) == 4
+
+
+def test_a_step_stops_at_a_breakpoint(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        control.breakpoints.add(Breakpoint(kind=ADDRESS, first=OUT, last=OUT))
+        stop = control.step_instructions(0, 100)
+        assert (stop.why, stop.at, rip(control)) == (subject.BREAKPOINT, Moment(exit=0, steps=3), OUT)
+        assert control.step_instructions(0).why == subject.STEPPED and rip(control) == NOP
+
+
+def test_checkpoints_do_not_see_planted_bytes(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        control.breakpoints.add(Breakpoint(kind=ADDRESS, first=INC, last=INC, ignore=5))
+        seen = set()
+        control.on_exits = lambda records: seen.add(control.machine.memory.read(BASE, 16))
+        assert control.run().why == subject.BREAKPOINT and counter(control) == 6
+        assert seen == {control.machine.memory.read(BASE, 16)}
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "hits"), [(COUNTER, COUNTER, 4), (COUNTER + 1, COUNTER + 3, 1), (COUNTER + 4, COUNTER + 4095, 0)]
+)
+def test_memory_is_watched(tmp_path: Path, first: int, last: int, hits: int) -> None:
+    with rounds(tmp_path) as control:
+        found = control.breakpoints.add(Breakpoint(kind=WATCH, first=first, last=last, direction="w"))
+        if hits == 1:
+            control.machine.memory.write(COUNTER, b"\xfd")
+        for expected in range(1, hits + 1):
+            stop = control.run()
+            assert (stop.why, stop.hits, rip(control)) == (subject.BREAKPOINT, [1], INC + 6), found.means
+            assert counter(control) == (expected if hits == 4 else 0x100)
+            assert stop.address == first
+        stop = control.run(until=10)
+        assert hits == 4 or stop.why == subject.EXIT
+        control.breakpoints.remove(1)
+        assert control.run(until=20).why == subject.EXIT and counter(control) == (0xFD if hits == 1 else 0) + 20
+        assert [slot.flags for slot in control.machine.memory.slots] == [0] * len(control.machine.memory.regions)
+
+
+def test_a_step_sees_a_write(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        control.breakpoints.add(Breakpoint(kind=WATCH, first=COUNTER, last=COUNTER + 3, direction="w"))
+        stop = control.step_instructions(0, 3)
+        assert (stop.why, stop.address, stop.at.steps) == (subject.BREAKPOINT, COUNTER, 1)
+
+
+def test_a_crashed_guest_stands_still() -> None:
+    with guest("triple-fault") as control:
+        stop = control.run()
+        assert stop.why == subject.CRASHED and stop.verdict is not None and stop.verdict.kind == events.CRASH
+        assert stop.exit == control.number
+        with control.quiet():
+            assert control.machine.vcpus[0].get_mp_state() == 0
+        with pytest.raises(SubjectError, match="has ended"):
+            control.run()
+        assert control.machine.reason is None
+        control.detach()
+        assert replay_ends(control.machine).kind == events.CRASH
+
+
+def test_a_guest_that_ends_stands_still(tmp_path: Path) -> None:
+    code = bytes.fromhex("66baf400 b803000000 ef ebfe")  # isa-debug-exit: 3
+    with rounds(tmp_path, code, devices=(DEBUG_EXIT,)) as control:
+        stop = control.run()
+        assert (stop.why, stop.at.exit) == (subject.END, 1) and stop.verdict is not None and stop.verdict.value == 3
+        control.rewind(0)  # as history would, with the machine's state
+        control.machine.vcpus[0].set_regs(_at(control, BASE))
+        assert control.run().at.exit == 1
+        control.detach()
+        assert replay_ends(control.machine).kind == events.DEBUG_EXIT
+
+
+def _at(control: Control, address: int) -> object:
+    regs = control.machine.vcpus[0].get_regs()
+    regs.rip = address
+    return regs
+
+
+def replay_ends(machine: Machine) -> events.StopReason:
+    end = time.monotonic() + 20
+    while machine.reason is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert machine.reason is not None
+    return machine.reason
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    with flat(bytes.fromhex("90 ebfd"), tmp_path) as (machine, _), replay.running(machine):
+        loop = machine.runloops[0]
+        before = (loop.interrupted, loop.unhandled, machine.defer, dict(loop.handlers))
+        machine.resume()
+        for _ in range(3):
+            control = Control(machine, _breakpoints())
+            control.attach()
+            assert loop.interrupted != before[0]
+            control.detach()
+            control.detach()
+            assert (loop.interrupted, loop.unhandled, machine.defer) == before[:3]
+            assert all(loop.exits[reason] is handler for reason, handler in loop.handlers.items())
+        time.sleep(0.05)
+        machine.pause()
+        assert rip(control) in (BASE, BASE + 1)
+        with pytest.raises(SubjectError, match="no debugger"):
+            control.run()
+
+
+def _breakpoints():  # type: ignore[no-untyped-def]
+    from pyvmm.observe.debug.conditions import Breakpoints
+
+    return Breakpoints()
+
+
+def test_one_debugger_at_a_time(tmp_path: Path) -> None:
+    with flat(HANG, tmp_path) as (machine, _), controlled(machine), pytest.raises(SubjectError, match="another debugger"):
+        Control(machine, _breakpoints()).attach()
+
+
+def test_the_end_of_the_run_ends_a_move(tmp_path: Path) -> None:
+    with rounds(tmp_path, HANG) as control:
+        threading.Timer(0.2, control.machine.stop).start()
+        stop = control.run()
+        assert stop.why == subject.END and stop.verdict is not None and stop.verdict.kind == events.QUIT
