@@ -1,0 +1,113 @@
+"""The pytest plugin as a user has it: the repository of docs/guests-as-tests.md, made in an empty folder and tested by pytest itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs/guests-as-tests.md"
+TRANSCRIPT = re.compile(r"```text\n(-+ guest kernel: .*?)\n```", re.S)
+TITLES = ("how it ended", "the last lines of its console", "its last exits, of 4")
+PATIENCE = 300
+
+xdist = pytest.param(
+    ("-n", "4"), marks=pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="pytest-xdist is not installed")
+)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """What the page says, done."""
+    text = PAGE.read_text()
+    (tmp_path / "test_guests.py").write_text(re.search(r"```python\n# test_guests.py\n(.*?)```", text, re.S)[1])  # type: ignore[index]
+    subprocess.run(re.search(r"^printf .*", text, re.M)[0], shell=True, cwd=tmp_path, check=True)  # type: ignore[index]
+    return tmp_path
+
+
+def run_pytest(folder: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """pytest in that folder; the plugin is named, because a checkout has no entry points (test_install.py has the installed one)."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    clean |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    command = [*before, sys.executable, "-m", "pytest", "-p", "pyvmm.testing", "-p", "no:cacheprovider", "-rA", *arguments]
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def shown(output: str) -> str:
+    """What a failed test shows of its guest."""
+    match = re.search(r"^(-+ guest kernel: how it ended.*?)\n(?:=|_)", output, re.M | re.S)
+    assert match, output
+    return match[1]
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("words", [(), xdist])
+def test_the_report_is_as_the_page_shows(repository: Path, words: tuple[str, ...]) -> None:
+    done = run_pytest(repository, "--require-kvm", "--junitxml=junit.xml", *words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 1 passed" in done.stdout
+    assert "AssertionError: it powers off" in done.stdout
+    found = shown(done.stdout)
+    if os.environ.get("PYVMM_WRITE_GOLDEN"):
+        PAGE.write_text(
+            re.sub(r"```text\n(?:TRANSCRIPT|-+ guest kernel: .*?)\n```", lambda _: f"```text\n{found}\n```", PAGE.read_text(), flags=re.S)
+        )
+    assert found == TRANSCRIPT.search(PAGE.read_text())[1]  # type: ignore[index]
+    junit = xml.parse(repository / "junit.xml")
+    failure = junit.find(".//testcase[@name='test_my_kernel']/failure")
+    assert failure is not None and failure.text is not None
+    assert all(title in failure.text for title in TITLES)
+    values = {each.get("name"): each.get("value", "") for each in junit.iter("property")}
+    assert values["guest hello"].startswith("the guest ended with status 0 (poweroff")
+    assert values["guest kernel"].startswith("the guest ended with status 33 (debug-exit")
+
+
+def without_kvm() -> tuple[str, ...]:
+    """Words before a command that make it see no KVM; skips where no namespace can be had."""
+    words = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")))
+    hide = 'if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi && exec "$@"'
+    before = (*words, "sh", "-c", hide, "sh")
+    if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be had here")
+    return before
+
+
+@pytest.mark.parametrize("words", [(), xdist])
+def test_without_kvm_they_are_skipped_and_the_reason_is_told(repository: Path, words: tuple[str, ...]) -> None:
+    before = without_kvm()
+    done = run_pytest(repository, *words, before=before)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 skipped" in done.stdout
+    assert re.search(r"SKIPPED .*no KVM here: .*/dev/kvm", done.stdout), done.stdout
+    done = run_pytest(repository, "--require-kvm", *words, before=before)
+    assert done.returncode == 1
+    assert "2 errors" in done.stdout
+    assert re.search(r"--require-kvm: .*/dev/kvm", done.stdout), done.stdout
+
+
+# --- a session that asks for no guest -----------------------------------------------------------------------------------
+def test_nothing_is_imported_for_tests_without_guests(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\n"
+        "def test_other(tmp_path):\n"
+        "    assert sorted(name for name in sys.modules if name.startswith('pyvmm')) == ['pyvmm', 'pyvmm.testing']\n"
+    )
+    (tmp_path / "setup.cfg").write_text("[metadata]\nname = other\n")
+    done = run_pytest(tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_a_cfg_file_that_is_no_manifest_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "setup.cfg").write_text("[metadata]\nname = other\n")
+    done = run_pytest(tmp_path, "setup.cfg")
+    assert "collected 0 items" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
