@@ -291,6 +291,7 @@ class Control:
                 regs = stepper.step(regs, interrupts)
                 if regs is None:
                     return done
+                self.stepped += 1
                 if self.number == number:
                     self.steps += 1
                 if mechanisms.watched:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.machine import Machine
     from pyvmm.observe.debug.conditions import Breakpoint, Breakpoints
+    from pyvmm.observe.symbols import Symbols
 
 INT3, REGISTER, TRAP, READ_ONLY, STEPS = "int3", "debug register", "planted trap", "read-only pages", "single steps"
 WAITING = "waiting until its page is mapped"
@@ -91,7 +92,7 @@ class Mechanisms:
         breakpoints: the user's; their ``means`` are filled in.
 
     Attributes:
-        physical: where the image loads a linear address that is not mapped yet (symbols know); may be replaced.
+        physical: where the guest's image has a linear address that is not mapped yet; may be replaced by who knows better.
         stepping: some breakpoint can only be found by single steps.
         addresses: linear address -> numbers of breakpoints, for those who step.
     """
@@ -99,7 +100,8 @@ class Mechanisms:
     def __init__(self, machine: Machine, breakpoints: Breakpoints) -> None:
         self.machine = machine
         self.breakpoints = breakpoints
-        self.physical: Callable[[int], int | None] = lambda linear: None
+        self.physical: Callable[[int], int | None] = self._in_image
+        self._image: Symbols | None = None
         self.stepping = False
         self.addresses: dict[int, list[int]] = {}
         self.watched: list[Watched] = []
@@ -143,6 +145,13 @@ class Mechanisms:
         if in_ram and gpa is not None:
             return self._plant(each, gpa, _IN_AL_DX, TRAP + note)
         return self._wait(each, walk)
+
+    def _in_image(self, linear: int) -> int | None:
+        if self._image is None:
+            from pyvmm.observe import symbols
+
+            self._image = symbols.image(self.machine.config.boot.kernel)
+        return self._image.physical(linear)
 
     def _plant(self, each: Breakpoint, gpa: int, byte: bytes, means: str) -> str:
         planted = self._planted.setdefault(each.first, Planted(linear=each.first, gpa=gpa, byte=byte))
