@@ -101,7 +101,7 @@ class Mechanisms:
         self.machine = machine
         self.breakpoints = breakpoints
         self.physical: Callable[[int], int | None] = self._in_image
-        self._image: Symbols | None = None
+        self._guest: Symbols | None = None
         self.stepping = False
         self.addresses: dict[int, list[int]] = {}
         self.watched: list[Watched] = []
@@ -147,11 +147,11 @@ class Mechanisms:
         return self._wait(each, walk)
 
     def _in_image(self, linear: int) -> int | None:
-        if self._image is None:
+        if self._guest is None:
             from pyvmm.observe import symbols
 
-            self._image = symbols.image(self.machine.config.boot.kernel)
-        return self._image.physical(linear)
+            self._guest = symbols.image(self.machine.config.boot.kernel)
+        return self._guest.physical(linear)
 
     def _plant(self, each: Breakpoint, gpa: int, byte: bytes, means: str) -> str:
         planted = self._planted.setdefault(each.first, Planted(linear=each.first, gpa=gpa, byte=byte))
