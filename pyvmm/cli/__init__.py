@@ -25,6 +25,7 @@ usage: pyvmm COMMAND [ARGUMENTS]
   stat GUEST [OPTIONS]   boot a guest, then say what the kernel counted and what reached user space
   top GUEST [OPTIONS]    boot a guest and watch its exits, live
   list [PATTERN...]      the events that --trace knows
+  record GUEST -o FILE   boot a guest and write down every exit
   guests                 list the catalogue
   inspect FILE           say what an image is, by which rule, its entry point and mode
   check                  examine this host's KVM and say what to do
@@ -99,6 +100,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from pyvmm.cli.trace import command as list_events
 
         return list_events(rest)
+    if command == "record":
+        from pyvmm.cli.record import command as record
+
+        return record(rest)
     if command == "stat":
         from pyvmm.cli.stat import command as stat
 
@@ -111,7 +116,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, stat, top, list, guests, inspect, check, version, help")
+    raise ConfigError(f"no command '{command}': run, stat, top, list, record, guests, inspect, check, version, help")
 
 
 def _complain(error: Exception | str, code: int) -> int:

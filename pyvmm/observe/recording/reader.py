@@ -69,7 +69,7 @@ class Header(Record):
 
 
 _HEADER = Header(
-    pyvmm="", name="", command=[""], vcpus=1, ram=[], cpu="", host="", kvm="", emulates_ring0=False, started=0, config={}
+    pyvmm="", name="", command=[""], vcpus=1, ram=[[0, 0]], cpu="", host="", kvm="", emulates_ring0=False, started=0, config={}
 )  # fmt: skip
 
 

@@ -1,0 +1,126 @@
+"""What changes in guest memory: exit by exit while the guest is small, from keyframe to keyframe when it is not.
+
+Small: it has touched at most SMALL_PAGES of memory, and PATCHES_MAX bytes of changes have been enough so far. The limit is there because
+the last contents of each page are kept to find what changed in it, and because a page a guest writes often goes into the file each time.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from pyvmm.layout import PAGE
+from pyvmm.observe.recording import format
+from pyvmm.snapshot import parts
+from pyvmm.snapshot.quiesce import PATIENCE, Quiet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyvmm.machine import Machine
+
+SMALL_PAGES = (32 << 20) // PAGE
+PATCHES_MAX = 256 << 20
+ZERO = bytes(PAGE)
+
+
+class Ram:
+    """One machine's memory. But for ``close``, all calls are a vCPU thread's, inside ``still``.
+
+    Args:
+        machine: it does not run yet.
+
+    Attributes:
+        exact: the guest is small.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        machine.track(True)
+        assert machine.tracked is not None
+        self._tracked = machine.tracked
+        self._changed: set[int] = set()  # since it was asked last
+        self._tracked.readers.append(self._changed)
+        self._kept = self._tracked.image.whole()
+        self._since = set(self._kept)  # changed since the last keyframe
+        self._patched = 0
+        self.exact = True
+
+    def close(self) -> None:
+        """The run is over. (``machine.track(False)`` wants a machine that can be made quiet.)"""
+        self._tracked.close()
+        self._machine.tracked = None
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Nobody writes guest memory meanwhile: other vCPUs are out of the guest, nothing is in flight. On a vCPU's thread."""
+        machine = self._machine
+        if machine.reason is None and len(machine.vcpus) > 1:
+            machine.stand(True)
+            try:
+                with Quiet(machine, standing=True):
+                    yield
+            finally:
+                machine.stand(False)
+            return
+        cores = parts.cores(machine)
+        with machine.lock:
+            for core in cores:
+                core.hold(True)
+            try:
+                for core in cores:
+                    core.drained(PATIENCE)
+                yield
+            finally:
+                for core in cores:
+                    core.hold(False)
+
+    def patches(self) -> bytes:
+        """What has changed since the last call, as an entry has it; b"" and no longer ``exact`` when the guest is too large."""
+        self._collect()
+        kept, changed = self._kept, self._changed
+        if self._patched > PATCHES_MAX or len(kept) + len(changed) > SMALL_PAGES and len(kept.keys() | changed) > SMALL_PAGES:
+            self.exact = False
+            changed |= self._since
+            self._since.clear()
+            self._kept = {}
+            return b""
+        found = bytearray()
+        for number in sorted(changed):
+            new, old = self._page(number), kept.get(number, ZERO)
+            if new is not None and new != old:
+                first, end = _difference(old, new)
+                found += format.PATCH.pack(number, first, end - first)
+                found += new[first:end]
+                kept[number] = new
+                self._since.add(number)
+        changed.clear()
+        self._patched += len(found)
+        return bytes(found)
+
+    def pages(self) -> dict[int, bytes]:
+        """Page number -> contents of those that may have changed since the last call; small: as ``patches`` saw them."""
+        if self.exact:
+            found = {number: self._kept[number] for number in self._since}
+            self._since.clear()
+            return found
+        self._collect()
+        pages = {number: page for number in self._changed if (page := self._page(number)) is not None}
+        self._changed.clear()
+        return pages
+
+    def _collect(self) -> None:
+        self._tracked.collect(parts.lasting(self._machine))
+
+    def _page(self, number: int) -> bytes | None:
+        gpa = number * PAGE
+        for region in self._machine.memory.regions:
+            if region.gpa <= gpa < region.end:
+                return bytes(region.view[gpa - region.gpa : gpa - region.gpa + PAGE])
+        return None
+
+
+def _difference(old: bytes, new: bytes) -> tuple[int, int]:
+    """Where two pages that differ begin and cease to."""
+    bits = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
+    return ((bits & -bits).bit_length() - 1) // 8, (bits.bit_length() + 7) // 8

@@ -1,0 +1,356 @@
+"""Watches a machine and writes down each of its exits.
+
+    before   the run page as KVM left it, frozen; the time
+    handler
+    after    the answer; KVM_RUN with immediate_exit, which completes the access, so that the registers KVM leaves in the run page are
+             final; what has changed in devices and, for small guests, in memory; console output. All of it goes into a buffer of bytes.
+
+The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits or KEYFRAME_NS have passed since the last,
+but not sooner than twice the time the last one took (so keyframes take at most a third of the time), nor while the writer has more
+than KEYFRAME_BACKLOG bytes to pack; and never while the guest makes no exit.
+
+Exits of several vCPUs are seen one after the other: who comes second waits until the first is through. Memory is looked at with
+all vCPUs out of the guest.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic_ns, time_ns
+
+from pyvmm import __version__
+from pyvmm.exits import freeze
+from pyvmm.kvm import state as kvm_state
+from pyvmm.kvm import structs, uapi
+from pyvmm.kvm.kind import cpu_brand, kvm_kind
+from pyvmm.kvm.state import SyncRegs
+from pyvmm.observe.explain.layout import plain
+from pyvmm.observe.recording import format
+from pyvmm.observe.recording.ram import Ram
+from pyvmm.observe.recording.reader import CONSOLE_KEPT, Header, Keyframe
+from pyvmm.observe.recording.states import DeviceStates
+from pyvmm.observe.recording.writer import Writer
+from pyvmm.runloop import Observer, Stop
+from pyvmm.snapshot.plain import pack
+from pyvmm.threads import Lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.config import Config
+    from pyvmm.events import StopReason
+    from pyvmm.machine import Machine
+    from pyvmm.memory import Region
+
+KEYFRAME_EXITS = 1000
+KEYFRAME_NS = 200_000_000
+KEYFRAME_BACKLOG = 8 << 20
+_BUFFER = 64 << 10
+_TOOK_MAX = (1 << 32) - 1
+_TURN_SECONDS = 0.1  # how often a vCPU that waits for its turn looks whether the run is over
+_DATA = structs.RUN_MMIO_DATA
+_RIP = structs.RUN_SYNC_REGS // 8 + 16
+
+
+def header(config: Config, name: str, command: list[str], ram: list[Region]) -> Header:
+    """Of a recording that is about to be made."""
+    kind = kvm_kind()
+    system = os.uname()
+    return Header(
+        pyvmm=__version__,
+        name=name,
+        command=command,
+        vcpus=config.smp,
+        ram=[[region.gpa, region.size] for region in ram],
+        cpu=config.cpu,
+        host=f"{cpu_brand() or system.machine}, {system.sysname} {system.release}",
+        kvm=f"{kind.name}{', nested' if kind.nested else ''}",
+        emulates_ring0=kind.emulated,
+        started=time_ns(),
+        config=plain(config),
+    )
+
+
+class Recorder:
+    """A recording in the making: of one machine, and of those that follow it when the guest resets.
+
+    Args:
+        path: the file.
+        name: of the guest.
+        command: the command line.
+
+    Attributes:
+        count: exits so far.
+        written: bytes, when it is closed.
+        writer: for chunks of others; None until the first machine is there.
+    """
+
+    def __init__(self, path: str, name: str, command: list[str]) -> None:
+        self.path = path
+        self.count = self.written = 0
+        self.writer: Writer | None = None
+        self._name = name
+        self._command = command
+        self._began = 0
+        self._failed: BaseException | None = None
+        self._run: Run | None = None
+
+    def attach(self, machine: Machine) -> None:
+        """Records a machine that does not run yet, until its run is over. ConfigError, HostError: the file; KvmError: see ``SyncRegs``."""
+        fresh = self.writer is not None
+        if self.writer is None:
+            self._began = monotonic_ns()
+            self.writer = Writer(self.path, header(machine.config, self._name, self._command, machine.memory.regions), self._on_failure)
+        self._run = Run(machine, self.writer, self.count, self._began, fresh)
+        machine.at_end.append(self._run_over)
+
+    def _run_over(self) -> None:
+        if self._run is not None:
+            self.count = self._run.finish()
+
+    def _on_failure(self, error: BaseException) -> None:
+        self._failed = error
+        if self._run is not None:
+            self._run.machine.crashed(error)
+
+    def close(self, reason: StopReason | None = None) -> None:
+        """Completes the file. ``reason``: how the run ended; None: the recording has no end."""
+        if self.writer is not None:
+            end = (
+                {}
+                if reason is None or self._run is None
+                else {**plain(reason), "console": self._run.rest, "time": monotonic_ns() - self._began}
+            )
+            self.writer.close(end or None)
+            self.written = self.writer.written
+            self.writer = None
+
+
+class Run:
+    """One machine, from its start to its end.
+
+    Attributes:
+        count: exits so far, those of machines before it included.
+        rest: what the first serial port sent after the last exit.
+    """
+
+    def __init__(self, machine: Machine, writer: Writer, count: int, began: int, fresh: bool) -> None:
+        self.machine = machine
+        self.count = count
+        self.rest = b""
+        self._writer = writer
+        self._began = began
+        self._first = count + 1  # number of the first exit in the buffer
+        self._buffer = bytearray()
+        self._sent = bytearray()  # by the first serial port, since the last exit
+        self._console = bytearray()  # its last bytes
+        self._ram = Ram(machine)
+        self._states = DeviceStates(machine)
+        self._cpus = [Cpu(self, index) for index in range(len(machine.vcpus))]
+        self._turn = Lock() if len(self._cpus) > 1 else None
+        self._key_count = count
+        self._key_due = self._key_earliest = 0
+        self._undo: list[Callable[[], None]] = [self._states.close]
+        self._tap_console()
+        with machine.lock:
+            self._keyframe(fresh)
+        for cpu, loop in zip(self._cpus, machine.runloops, strict=True):
+            self._undo += [loop.observe(Observer(cpu.before, cpu.after)), cpu.sync.close]
+
+    def _tap_console(self) -> None:
+        serial = self.machine.devices.get("serial0")
+        if serial is None:
+            return
+        sent, output = self._sent, serial.output
+
+        def tapped(data: bytes) -> None:
+            sent.extend(data)
+            output(data)
+
+        serial.output = tapped
+        self._undo.append(lambda: setattr(serial, "output", output))
+
+    # --- on a vCPU's thread --------------------------------------------------------------------------------------------
+    def enter(self) -> None:
+        """Waits for this vCPU's turn; until then it counts as parked. Stop: the run is over."""
+        turn, machine = self._turn, self.machine
+        if turn is None or turn.acquire(False):
+            return
+        machine.stand(True)
+        try:
+            while not turn.acquire(timeout=_TURN_SECONDS):
+                if machine.reason is not None:
+                    raise Stop
+        finally:
+            machine.stand(False)
+
+    def leave(self) -> None:
+        """Lets others have their turn."""
+        if self._turn is not None:
+            self._turn.release()
+
+    def add(self, cpu: Cpu, answer: bytes, regs: bytes, flags: int, took: int) -> None:
+        """Appends an exit that is answered."""
+        self.count += 1
+        frozen, system = cpu.frozen, regs[format.REGS :]
+        if system != cpu.system:
+            cpu.system = system
+            flags |= format.SYSTEM
+        else:
+            system = b""
+        parts = [frozen, answer, regs[: format.REGS], system]
+        with self.machine.lock:
+            changes = self._states.changes()
+            if self._sent:
+                sent = bytes(self._sent)
+                self._sent.clear()
+            else:
+                sent = b""
+        if changes is not None:
+            flags |= format.CHANGES
+            packed = pack(changes)
+            parts += (format.LENGTH.pack(len(packed)), packed)
+        if sent:
+            flags |= format.CONSOLE
+            parts += (format.LENGTH.pack(len(sent)), sent)
+            self._console += sent
+            del self._console[:-CONSOLE_KEPT]
+        due = False
+        if self._ram.exact:
+            with self._ram.still():
+                patches = self._ram.patches()
+            due = not self._ram.exact
+            if patches:
+                flags |= format.PATCHES
+                parts += (format.LENGTH.pack(len(patches)), patches)
+        cpu.regs = regs
+        self._buffer += format.ENTRY.pack(
+            cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), cpu.came - self._began, cpu.came - cpu.left, cpu.rip
+        ) + b"".join(parts)  # fmt: skip
+        if due or cpu.came >= self._key_due or self.count - self._key_count >= KEYFRAME_EXITS:
+            if due or cpu.came >= self._key_earliest and self._writer.backlog <= KEYFRAME_BACKLOG:
+                with self._ram.still():
+                    self._keyframe()
+        elif len(self._buffer) >= _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._writer.put(format.EXIT, self._first, self.count + 1 - self._first, bytes(self._buffer))
+            self._buffer.clear()
+        self._first = self.count + 1
+
+    def _keyframe(self, fresh: bool = False) -> None:
+        """The machine behind the last exit; nobody changes it meanwhile."""
+        began = monotonic_ns()
+        self._flush()
+        state = Keyframe(
+            time=began - self._began,
+            registers=[cpu.regs for cpu in self._cpus],
+            devices=self._states.whole(),
+            layout=self._states.layout,
+            console=bytes(self._console),
+            exact=self._ram.exact,
+            vcpus={cpu.index: plain(kvm_state.get(cpu.vcpu)) for cpu in self._cpus if not cpu.busy},
+            vm=plain(kvm_state.get_vm(self.machine.vm)),
+        )
+        self._writer.keyframe(self.count, state, self._ram.pages(), fresh)
+        now = monotonic_ns()
+        self._key_count = self.count
+        self._key_due = now + KEYFRAME_NS
+        self._key_earliest = now + 2 * (now - began)
+
+    # --- at the end --------------------------------------------------------------------------------------------------
+    def finish(self) -> int:
+        """The run is over, the machine lock held. Adds exits that nobody could answer; returns how many there were."""
+        self.rest = bytes(self._sent)
+        for cpu in self._cpus:
+            if cpu.busy:
+                self._add_unanswered(cpu)
+        self._flush()
+        for undo in reversed(self._undo):
+            undo()
+        self._ram.close()
+        return self.count
+
+    def _add_unanswered(self, cpu: Cpu) -> None:
+        """A crash; or a device ended the run from within its handler."""
+        self.count += 1
+        self._buffer += format.ENTRY.pack(
+            cpu.index, format.SYSTEM, 0, len(cpu.frozen), 0, 0, cpu.came - self._began, cpu.came - cpu.left, cpu.rip
+        ) + cpu.frozen + cpu.sync.take()  # fmt: skip
+
+
+class Cpu:
+    """One vCPU's observer.
+
+    Attributes:
+        sync: has KVM leave registers in the run page.
+        regs: kvm_regs, kvm_sregs and kvm_vcpu_events behind its last exit.
+        system: the last two of these, as last written.
+        busy: between ``before`` and the end of ``after``, its registers not final.
+        frozen, rip, came: the exit that is being answered: the page, where, when.
+        left: when it went back into the guest.
+    """
+
+    def __init__(self, run: Run, index: int) -> None:
+        self.index = index
+        self.vcpu = run.machine.vcpus[index]
+        self.regs = self.fetch()
+        self.system = b""
+        self.sync = SyncRegs(self.vcpu)
+        self.busy = False
+        self.frozen = b""
+        self.rip = self.came = 0
+        self.left = monotonic_ns()
+        self._run = run
+        self._loop = run.machine.runloops[index]
+        self._nested = False  # inside ``after``: an instruction goes on with another exit
+        self._goes_on = False
+
+    def fetch(self) -> bytes:
+        """Its registers from KVM itself; it is not in the guest."""
+        return bytes(self.vcpu.get_regs()) + bytes(self.vcpu.get_sregs()) + bytes(self.vcpu.get_events())
+
+    def before(self, reason: int) -> None:
+        """See ``Observer``."""
+        self.came = monotonic_ns()
+        self.rip = self.vcpu.quads[_RIP]
+        self.frozen = freeze(self.vcpu.page)
+        self.busy = True
+        if not self._nested:
+            self._run.enter()
+
+    def after(self, reason: int) -> None:
+        """Likewise. What the same instruction does next is answered in here: ``settled`` leaves it in the page, and nobody would."""
+        took = monotonic_ns() - self.came
+        answer = self._answer(reason)
+        regs = self.sync.settled()
+        self._goes_on = regs is None
+        if regs is None:
+            self._run.add(self, answer, self.sync.take(), format.INSIDE, took)
+        else:
+            self.busy = False
+            self._run.add(self, answer, regs, 0, took)
+        if self._nested:
+            return
+        if self._goes_on:
+            self._nested = True
+            while self._goes_on:
+                self._loop.exits[self.vcpu.words[structs.RUN_EXIT_REASON // 4]]()
+            self._nested = False
+        self.left = monotonic_ns()
+        self._run.leave()
+
+    def _answer(self, reason: int) -> bytes:
+        """What user space has put into the page."""
+        page, words = self.vcpu.page, self.vcpu.words
+        if reason == uapi.KVM_EXIT_IO:
+            if page[structs.RUN_IO_DIRECTION]:
+                return b""
+            start = words[structs.RUN_IO_DATA_OFFSET // 4]
+            return bytes(page[start : start + page[structs.RUN_IO_SIZE] * words[structs.RUN_IO_COUNT // 4]])
+        if reason == uapi.KVM_EXIT_MMIO and not page[structs.RUN_MMIO_IS_WRITE]:
+            return bytes(page[_DATA : _DATA + min(words[structs.RUN_MMIO_LEN // 4], 8)])
+        return b""

@@ -1,0 +1,158 @@
+"""Writes a recording: packing and the disk are a thread's business, so that a vCPU only hands bytes over."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pyvmm.errors import ConfigError, HostError
+from pyvmm.layout import PAGE as PAGE_SIZE
+from pyvmm.observe.recording import format
+from pyvmm.snapshot.plain import pack, plain
+from pyvmm.threads import Condition, Thread, block_signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, BinaryIO
+
+    from pyvmm.observe.recording.reader import Header, Keyframe
+
+BACKLOG_MAX = 64 << 20  # bytes that wait to be packed; whoever has more waits
+_PAGES = 64  # to a chunk: what must be unpacked to see one
+_JOIN_SECONDS = 120.0  # for the backlog, on a slow disk
+
+
+class Writer:
+    """A recording being written. ``put``, ``add``, ``keyframe`` may come from any thread; chunks are in the order of the calls.
+
+    Args:
+        path: the file; one that is there is overwritten.
+        header: of the machine.
+        failed: called once, with a HostError when the file can no longer be written (on the writer's thread, as a rule). What comes
+            later is dropped.
+
+    Attributes:
+        backlog: bytes that are not packed yet.
+        written: bytes in the file.
+
+    Raises:
+        ConfigError: the file cannot be opened for writing.
+        HostError: the host gives no thread.
+    """
+
+    def __init__(self, path: str, header: Header, failed: Callable[[BaseException], None]) -> None:
+        self.path = path
+        self.backlog = 0
+        self.written = 0
+        self._failed = failed
+        self._error = False
+        self._known: dict[int, int] = {}  # page -> hash of what the file has of it
+        self._jobs: deque[tuple[int, Callable[[], None]]] = deque()
+        self._state = Condition()
+        self._closing = False
+        try:
+            self._file: BinaryIO = open(path, "wb")  # noqa: SIM115  (closed by close)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot write the recording {path}: {getattr(error, 'strerror', None) or error}") from None
+        self._write([format.START.pack(format.MAGIC, format.VERSION)])
+        self.put(format.HEAD, 0, 0, pack(plain(header)))
+        self._thread = Thread(self._run)
+        try:
+            self._thread.start()
+        except RuntimeError:  # "can't start new thread"
+            self._file.close()
+            raise HostError("no thread to write the recording: raise `ulimit -u` and `ulimit -v`") from None
+
+    def put(self, kind: bytes, exit: int, count: int, body: bytes) -> None:
+        """A chunk; see format.py."""
+        self._job(len(body), lambda: self._write(format.chunk(kind, exit, count, body)))
+
+    def add(self, kind: bytes, exit: int, data: Any) -> None:
+        """A chunk of a kind of the caller's own, four letters, with plain data; ``exit``: behind which it belongs."""
+        self.put(kind, exit, 0, pack(data))
+
+    def keyframe(self, exit: int, state: Keyframe, pages: dict[int, bytes], fresh: bool = False) -> None:
+        """A keyframe.
+
+        Args:
+            state: not to be changed any more.
+            pages: those that may have changed since the last one; which have is found out here.
+            fresh: see ``format.FRESH``.
+        """
+
+        def job() -> None:
+            if fresh:
+                self._known.clear()
+            changed = [number for number in sorted(pages) if self._is_news(number, pages[number])]
+            for at in range(0, len(changed), _PAGES):
+                some = changed[at : at + _PAGES]
+                body = b"".join([pages[number] for number in some])
+                self._write(format.chunk(format.PAGE, exit, len(some), body, format.page_table(some)))
+            flags = format.FRESH if fresh else 0
+            self._write(format.chunk(format.KEYFRAME, exit, len(changed), pack(plain(state)), flags=flags))
+
+        self._job(PAGE_SIZE * len(pages), job)
+
+    def _is_news(self, number: int, page: bytes) -> bool:
+        digest = hash(page)
+        if self._known.get(number, _ZERO) == digest:
+            return False
+        self._known[number] = digest
+        return True
+
+    def close(self, end: dict[str, Any] | None = None) -> None:
+        """Writes what is left, and ``end`` (see ``Recording.end``) behind it; closes the file. Once."""
+        if end is not None:
+            self.put(format.END, 0, 0, pack(end))
+        with self._state:
+            self._closing = True
+            self._state.notify_all()
+        self._thread.join(_JOIN_SECONDS)
+        if not self._thread.is_alive():
+            try:
+                self._file.close()
+            except OSError as error:  # what was still in the buffer
+                self._give_up(error)
+
+    # --- the thread --------------------------------------------------------------------------------------------------
+    def _job(self, size: int, work: Callable[[], None]) -> None:
+        with self._state:
+            self._state.wait_for(lambda: self.backlog < BACKLOG_MAX or self._error)
+            if not self._error:
+                self.backlog += size
+                self._jobs.append((size, work))
+                self._state.notify_all()
+
+    def _run(self) -> None:
+        block_signals()
+        while True:
+            with self._state:
+                self._state.wait_for(lambda: self._jobs or self._closing)
+                if not self._jobs:
+                    return
+                size, work = self._jobs.popleft()
+            try:
+                work()
+            except BaseException as error:
+                self._give_up(error)
+                return
+            with self._state:
+                self.backlog -= size
+                self._state.notify_all()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        data = b"".join(pieces)
+        self._file.write(data)
+        self.written += len(data)
+
+    def _give_up(self, error: BaseException) -> None:
+        with self._state:
+            self._error = True
+            self._jobs.clear()
+            self._state.notify_all()
+        if isinstance(error, OSError | MemoryError):
+            error = HostError(f"cannot write the recording {self.path}: {getattr(error, 'strerror', None) or 'the host is out of memory'}")
+        self._failed(error)
+
+
+_ZERO = hash(bytes(PAGE_SIZE))
