@@ -9,6 +9,7 @@ from __future__ import annotations
 from pyvmm.exits import describe
 from pyvmm.kvm import uapi
 from pyvmm.observe import causes, disasm
+from pyvmm.observe.flags import CR0, CR4, EFER, RFLAGS, bits
 from pyvmm.observe.paging import code_bits, linear_address, mode_name, read_linear, walk
 
 TYPE_CHECKING = False
@@ -24,11 +25,6 @@ _INSTRUCTIONS = 6
 _BEFORE = 16  # code bytes shown in front of rip
 _STACK_WORDS = 8
 
-# Names of bits from bit 0 on; "16:WP" jumps (SDM volume 3A, 2.2.1, 2.3, 2.5)
-_CR0 = "PE MP EM TS ET NE 16:WP 18:AM 29:NW CD PG"
-_CR4 = "VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT UMIP LA57 VMXE SMXE 16:FSGSBASE PCIDE OSXSAVE 20:SMEP SMAP PKE CET PKS"
-_EFER = "SCE 8:LME 10:LMA NXE SVME 14:FFXSR"
-_RFLAGS = "CF 2:PF 4:AF 6:ZF SF TF IF DF OF 14:NT 16:RF VM AC VIF VIP ID"
 _GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
 
@@ -83,29 +79,17 @@ def _indent(lines: list[str]) -> list[str]:
     return ["  " + line for line in lines]
 
 
-def _bits(value: int, names: str) -> str:
-    bit, found = 0, []
-    for name in names.split():
-        at, colon, rest = name.partition(":")
-        if colon:
-            bit, name = int(at), rest
-        if value >> bit & 1:
-            found.append(name)
-        bit += 1
-    return " ".join(found)
-
-
 def _registers(regs: Any) -> list[str]:
     lines = ["  ".join(f"{name:3} {getattr(regs, name):016x}" for name in _GENERAL[at : at + 4]) for at in range(0, 16, 4)]
-    return [*lines, f"rip {regs.rip:016x}  rflags {regs.rflags:08x} {_bits(regs.rflags, _RFLAGS)}".rstrip()]
+    return [*lines, f"rip {regs.rip:016x}  rflags {regs.rflags:08x} {bits(regs.rflags, RFLAGS)}".rstrip()]
 
 
 def _control(sregs: Any) -> list[str]:
     return [
-        f"cr0 {sregs.cr0:08x} {_bits(sregs.cr0, _CR0)}",
+        f"cr0 {sregs.cr0:08x} {bits(sregs.cr0, CR0)}",
         f"cr2 {sregs.cr2:016x}  cr3 {sregs.cr3:016x}",
-        f"cr4 {sregs.cr4:08x} {_bits(sregs.cr4, _CR4)}".rstrip(),
-        f"efer {sregs.efer:08x} {_bits(sregs.efer, _EFER)}".rstrip(),
+        f"cr4 {sregs.cr4:08x} {bits(sregs.cr4, CR4)}".rstrip(),
+        f"efer {sregs.efer:08x} {bits(sregs.efer, EFER)}".rstrip(),
         f"gdt {sregs.gdt.base:016x} limit {sregs.gdt.limit:04x}  idt {sregs.idt.base:016x} limit {sregs.idt.limit:04x}",
     ]
 

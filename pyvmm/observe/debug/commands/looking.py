@@ -1,0 +1,138 @@
+"""Commands that show exits and instructions: explain, history, disassemble."""
+
+from __future__ import annotations
+
+from pyvmm.errors import PyvmmError
+from pyvmm.observe.debug.command import Command, CommandError, Line, Reply
+from pyvmm.observe.debug.commands.moving import count
+from pyvmm.observe.debug.expression import number
+from pyvmm.observe.debug.subject import SubjectError
+from pyvmm.observe.debug.views.code import here, instructions
+from pyvmm.observe.explain.text import render
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.observe.debug.session import Session
+
+_LINES = 10
+_MOST = 10_000
+
+
+def _explain(session: Session, line: Line) -> Reply:
+    which = number(line.text.lstrip("#"), session) if line.text else session.subject.stop.exit or session.at().exit
+    if not which:
+        raise CommandError("nothing has happened yet: step goes to the first exit")
+    explanation = session.subject.explain(which)
+    page = render(explanation, line.style.colour)
+    head = line.style.rule(f"exit {which}")
+    return Reply(text=f"{head}\n{page}", data={"exit": which} | {name: _plain(value) for name, value in explanation})
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "_fields"):
+        return {name: _plain(each) for name, each in value}  # type: ignore[attr-defined]
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _history(session: Session, line: Line) -> Reply:
+    """The last exits up to now, or around one, one line each."""
+    subject, words = session.subject, line.words
+    if len(words) > 2:
+        raise CommandError("give how many, and perhaps the exit they end with", usage=True)
+    many = min(number(words[0], session), _MOST) if words else _LINES
+    now = session.at().exit
+    last = (
+        min(number(words[1], session), subject.last.exit)
+        if len(words) > 1
+        else min(subject.last.exit, now + (3 if now < subject.last.exit else 0))
+    )
+    lines, data = [], []
+    for which in range(max(last - many + 1, 1), last + 1):
+        try:
+            record, text = subject.exit(which), subject.explain(which).line
+        except SubjectError as error:
+            lines.append(f"   {which:>6}  {error}")
+            continue
+        mark = "=> " if which == now else "   "
+        shown = f"{mark}{which:>6} {record.time / 1e6:>10.3f} ms  {text}"
+        lines.append(line.style.here(shown) if which == now else shown)
+        data.append({"exit": which, "vcpu": record.vcpu, "time": record.time, "text": text})
+    if not lines:
+        lines.append("no exit has happened yet: step goes to the first")
+    elif now < subject.last.exit and last < subject.last.exit:
+        lines.append(line.style.label(f"   {'':>6}  ... up to exit {subject.last.exit}: there is a future that is known; goto end"))
+    return Reply(text="\n".join(lines), data=data)
+
+
+def _disassemble(session: Session, line: Line) -> Reply:
+    """From an address, for a number of instructions, or up to an end."""
+    start, end, many = None, None, _LINES
+    if line.text:
+        first, comma, rest = line.text.partition(",")
+        start = number(first.strip().removeprefix("*"), session)
+        rest = rest.strip()
+        if comma and rest.startswith("+"):
+            end = start + number(rest[1:], session)
+        elif comma:
+            value = number(rest, session)
+            end, many = (value, many) if value > start else (None, value)
+    if end is not None:
+        if not 0 < end - start <= 1 << 16:  # type: ignore[operator]
+            raise CommandError("the range is empty or larger than 64 KiB")
+        many = end - start  # type: ignore[operator]
+    if not 0 < many <= 1 << 16:
+        raise CommandError("give a number of instructions from 1 to 1000", usage=True)
+    found = [each for each in instructions(session, start, many, line.style) if end is None or each[1].address < end]
+    data = [{"address": each.address, "bytes": each.data, "text": each.text} for _, each in found]
+    return Reply(text="\n".join(text for text, _ in found), data=data)
+
+
+def _backtrace(session: Session, line: Line) -> Reply:
+    """Follows frame pointers, as long as they look like some."""
+    many = count(session, line) if line.text else 20
+    subject, size = session.subject, session.word
+    rip, at = here(session)
+    frame = subject.regs(session.vcpu).rbp
+    lines, data = [f"#0  {at:#x}{session.place(at)}"], [{"address": at, "place": session.place(at)}]
+    while len(lines) < min(many, 200) and frame:
+        try:
+            following, back = session.load(frame, size), session.load(frame + size, size)
+        except PyvmmError:
+            break
+        if not back or following <= frame and following:
+            break
+        lines.append(f"#{len(lines):<3}{back:#x}{session.place(back)}")
+        data.append({"address": back, "place": session.place(back)})
+        frame = following
+    return Reply(
+        text="\n".join([*lines, line.style.label("(by frame pointers: code compiled without them shows fewer or others)")]), data=data
+    )
+
+
+COMMANDS = (
+    Command(
+        name="explain",
+        aliases=("e", "ex", "why"),
+        arguments="[EXIT]",
+        run=_explain,
+        help="an exit in words: what the kernel saw, why it asked, which member says what, what changed, what comes next",
+    ),
+    Command(
+        name="history",
+        aliases=("h", "hist"),
+        arguments="[N [LAST]]",
+        run=_history,
+        help="the last exits, one line each; => marks now",
+    ),
+    Command(
+        name="disassemble",
+        aliases=("disas", "l", "list"),
+        arguments="[ADDRESS][, END | , +BYTES | , COUNT]",
+        completes=("symbol",),
+        run=_disassemble,
+        help="instructions from where the vCPU is, or from an address",
+    ),
+    Command(name="backtrace", aliases=("bt",), arguments="[N]", run=_backtrace, help="who called whom, by frame pointers"),
+)

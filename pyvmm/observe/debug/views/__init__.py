@@ -1,0 +1,1 @@
+"""What commands show: functions from states to lines of text, and to the same as plain data."""
