@@ -35,6 +35,9 @@ CRASHED = "crashed"  # triple fault, failed entry, emulation failure: there to b
 DIVERGED = "diverged"  # executing again went another way than the first time; ``Stop.text`` says where
 
 
+UNCOUNTED = -1  # as ``Moment.steps``: some instructions, which nobody has counted, behind the exit
+
+
 class SubjectError(PyvmmError):
     """What was asked cannot be done here and now; one line for the user."""
 
@@ -44,14 +47,14 @@ class Moment(FrozenRecord):
 
     Fields:
         exit: exits to user space before it.
-        steps: instructions executed since on the vCPU that is being stepped.
+        steps: instructions executed since on the vCPU that is being stepped, or UNCOUNTED.
     """
 
     exit: int
     steps: int = 0
 
     def __str__(self) -> str:
-        return f"exit {self.exit}" + (f" + {self.steps}" if self.steps else "")
+        return f"exit {self.exit}" + ("" if not self.steps else " + some" if self.steps == UNCOUNTED else f" + {self.steps}")
 
 
 class ExitRecord(FrozenRecord):
@@ -106,10 +109,19 @@ if TYPE_CHECKING:
         name: str
         live: bool  # a machine: it can go on beyond what is known of it, and be changed
         vcpus: int
-        layout: Layout
         breakpoints: Breakpoints
-        stop: Stop  # why it stands still now
-        running: bool
+
+        @property
+        def layout(self) -> Layout:
+            """Its buses and devices, now."""
+
+        @property
+        def stop(self) -> Stop:
+            """Why it stands still now."""
+
+        @property
+        def running(self) -> bool:
+            """Whether a move is on its way."""
 
         # --- where in time -------------------------------------------------------------------------------------------
         @property
