@@ -17,10 +17,20 @@ from pyvmm.snapshot import pages, parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, Protocol
 
     from pyvmm.machine import Machine
     from pyvmm.snapshot.pages import Image
+
+    class Still(Protocol):
+        """What ``put`` puts back of the kernel's part; see Snapshot."""
+
+        clock: int
+        wall: int
+        asleep: bool
+        vcpus: list[VcpuState]
+        vm: VmState
 
 
 class Snapshot(Record):
@@ -90,17 +100,22 @@ def load(machine: Machine, snapshot: Snapshot) -> None:
     check(machine, snapshot.fingerprint)
     with machine.quiesce():
         states = parts.check(machine, snapshot.devices)
-        if machine.coalesced is not None:
-            machine.coalesced.stop()
-        machine.clock.set(snapshot.clock)
-        states["rtc"].offset += snapshot.wall - time_ns()
-        _load_memory(machine, snapshot.memory)
-        parts.load(machine, states)
-        # Lines have moved, which the interrupt controllers took for edges: their state comes after, and then the local APICs'
-        kvm_state.put_vm(machine.vm, snapshot.vm)
-        for vcpu, state in zip(machine.vcpus, snapshot.vcpus, strict=True):
-            kvm_state.put(vcpu, state)
-        machine.asleep = snapshot.asleep
+        put(machine, snapshot, states, lambda: _load_memory(machine, snapshot.memory))
+
+
+def put(machine: Machine, still: Still, states: dict[str, Any], put_memory: Callable[[], None]) -> None:
+    """Gives a machine that is quiet another state: devices as ``parts.check`` has them, memory by ``put_memory``, then the kernel's."""
+    if machine.coalesced is not None:
+        machine.coalesced.stop()
+    machine.clock.set(still.clock)
+    states["rtc"].offset += still.wall - time_ns()
+    put_memory()
+    parts.load(machine, states)
+    # Lines have moved, which the interrupt controllers took for edges: their state comes after, and then the local APICs'
+    kvm_state.put_vm(machine.vm, still.vm)
+    for vcpu, state in zip(machine.vcpus, still.vcpus, strict=True):
+        kvm_state.put(vcpu, state)
+    machine.asleep = still.asleep
 
 
 def _load_memory(machine: Machine, image: Image) -> None:
@@ -113,9 +128,9 @@ def forget_shadows(machine: Machine) -> None:
     """User space has written RAM behind the vCPUs' backs. Where KVM shadows page tables it does not see that: without slots there are
     no shadows (and no other way to be rid of them). Their dirty log starts anew."""
     flags = uapi.KVM_MEM_LOG_DIRTY_PAGES if machine.tracked is not None else 0
-    for slot, region in enumerate(machine.memory.regions):
-        machine.vm.set_memory_region(slot, region.gpa, 0, region.host_address)
-        machine.vm.set_memory_region(slot, region.gpa, region.size, region.host_address, flags)
+    for slot in machine.memory.slots:
+        machine.vm.set_memory_region(slot.number, slot.gpa, 0, slot.host_address)
+        machine.vm.set_memory_region(slot.number, slot.gpa, slot.size, slot.host_address, flags | slot.flags)
 
 
 def check(machine: Machine, found: dict[str, Any]) -> None:

@@ -81,9 +81,22 @@ class HistoryLayer:
         self._changed.clear()
         self._fresh.clear()
 
+    def renew(self, block: int) -> None:
+        """Counts a block as changed: what it holds gets a slot of its own."""
+        slot = self._slots.get(block, BASE)
+        if slot >= 0 and block not in self._fresh:
+            data = self.contents(slot)
+            os.pwrite(self._fd, data, self._own(block) * BLOCK)
+        self._changed.add(block)
+
     def free(self, slots: list[int]) -> None:
         """Nobody comes back to these."""
         self._free += [slot for slot in slots if slot >= 0]
+
+    @property
+    def slots(self) -> dict[int, int]:
+        """Block -> slot, of those that are not as the drive has them."""
+        return self._slots.copy()
 
     def contents(self, slot: int) -> bytes:
         """What a slot holds; b"" for the drive's own."""

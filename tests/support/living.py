@@ -1,0 +1,47 @@
+"""A guest under the debugger's hands inside a test: a machine on a thread of its own, and Live over it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from pyvmm.backends.block.backend import open_drive
+from pyvmm.backends.net.backend import open_netdevs
+from pyvmm.config import Config
+from pyvmm.machine import Machine
+from pyvmm.observe.debug.history import LIMIT
+from pyvmm.observe.debug.live import Live
+from tests.support import replay
+from tests.support.vm import Collector
+
+
+@contextmanager
+def living(settings: Config, limit: int = LIMIT, timeout: float = 120) -> Iterator[Live]:
+    """The machine has not executed anything yet; at the end it is stopped, and must stop."""
+    with ExitStack() as stack:
+        drives = {drive.id: open_drive(drive) for drive in settings.drives}
+        for drive in drives.values():
+            stack.callback(drive.close)
+        netdevs = open_netdevs(settings.netdevs) if settings.netdevs else {}
+        for netdev in reversed(netdevs.values()):
+            stack.callback(netdev.close)
+        machine = stack.enter_context(Machine(settings, replay.collectors(settings), drives=drives, netdevs=netdevs))
+        live = Live(machine, limit=limit)
+        thread = threading.Thread(target=machine.run, args=(timeout,))
+        thread.start()
+        try:
+            yield live
+        finally:
+            if machine.reason is None:
+                live.close()
+            machine.stop()
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def screen(live: Live) -> bytes:
+    """All that the first serial port has printed."""
+    console = live.history.lines[0].prints.__self__  # type: ignore[attr-defined]
+    assert isinstance(console, Collector)
+    return bytes(console.output)
