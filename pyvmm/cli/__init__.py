@@ -22,6 +22,7 @@ USAGE = """\
 usage: pyvmm COMMAND [ARGUMENTS]
 
   run GUEST [OPTIONS]    boot a guest: a name from the catalogue, or an image file (pyvmm run -help lists the options)
+  debug GUEST [OPTIONS]  walk through a guest exit by exit, forward and back
   stat GUEST [OPTIONS]   boot a guest, then say what the kernel counted and what reached user space
   top GUEST [OPTIONS]    boot a guest and watch its exits, live
   list [PATTERN...]      the events that --trace knows
@@ -80,6 +81,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from pyvmm.cli.run import command as run
 
         return run(rest)
+    if command == "debug":
+        from pyvmm.cli.debug import command as debug
+
+        return debug(rest)
     if command == "guests":
         from pyvmm.cli.guests import command as guests
 
@@ -116,7 +121,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, stat, top, list, record, guests, inspect, check, version, help")
+    raise ConfigError(f"no command '{command}': run, debug, stat, top, list, record, guests, inspect, check, version, help")
 
 
 def _complain(error: Exception | str, code: int) -> int:

@@ -5,6 +5,8 @@ The terminal prompt, ``pyvmm run``'s monitor, gdb's ``monitor`` and the socket d
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from pyvmm.backends.stderr import one_line
 from pyvmm.errors import PyvmmError
 from pyvmm.observe.debug import registers
@@ -59,7 +61,7 @@ class Session:
         conditions: number of a breakpoint -> what must hold for it to stop.
         watched: number of a watchpoint -> the bytes it saw last.
         settings: see commands/settings.py.
-        quit_hint: shown when the user leaves a live guest.
+        foreground: makes what is entered while the guest runs at full speed: the guest's turn at the terminal.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Session:
         self.vcpu = 0
         self.conditions: dict[int, str] = {}
         self.watched: dict[int, bytes] = {}
+        self.foreground: Callable[[], Any] = nullcontext
         self.hooks = Hooks()
         self.values: list[int] = []
         self.variables: dict[str, int] = {}
@@ -199,14 +202,13 @@ class Session:
 
     def run(self) -> Stop:
         """Until a breakpoint or the end; exit by exit where hooks want to see each."""
-        if not self.hooks.on_exit:
-            return self.subject.run()
-        while True:
-            stop = self.subject.step(1)
-            if stop.why != EXIT:
-                return stop
-            if self.hooks.exit(self, stop) or self._interrupted:
-                return stop
+        with self.foreground():
+            if not self.hooks.on_exit:
+                return self.subject.run()
+            while True:
+                stop = self.subject.step(1)
+                if stop.why != EXIT or self.hooks.exit(self, stop) or self._interrupted:
+                    return stop
 
     def _see_watched(self) -> None:
         """Notes what watchpoints see now, for "old -> new" the next time."""

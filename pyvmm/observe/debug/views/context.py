@@ -7,7 +7,7 @@ from pyvmm.observe.debug import subject as stops
 from pyvmm.observe.debug.conditions import LINE, WATCH
 from pyvmm.observe.debug.style import printable, visible
 from pyvmm.observe.debug.views.code import instructions
-from pyvmm.observe.explain.changes import changes
+from pyvmm.observe.explain.changes import Change, changes
 from pyvmm.observe.explain.text import wrap
 from pyvmm.observe.flags import RFLAGS, bits
 from pyvmm.observe.paging import mode_name
@@ -25,7 +25,7 @@ LABEL = 12  # columns, as on the page of an explanation
 _CODE = 4  # instructions shown
 _CHANGES = 6  # of devices
 _TAIL = 3  # lines of console
-_COMPARED = ("rflags", "rip")  # shown apart, or not at all
+_CLOCKWORK = {("rtc", "offset"), ("rtc", "seen"), ("rtc", "half_periods"), ("rtc", "flags"), ("acpi-pm", "offset")}
 
 
 def context(session: Session, stop: Stop, before: Look, now: Look, style: Style) -> tuple[str, dict[str, Any]]:
@@ -51,8 +51,8 @@ def context(session: Session, stop: Stop, before: Look, now: Look, style: Style)
 def _moment(stop: Stop) -> str:
     if stop.why == stops.START or not stop.at.exit and not stop.at.steps:
         return "the beginning"
-    steps = stop.at.steps
-    return f"exit {stop.at.exit}" + (f" + {steps} instruction{'s' * (steps > 1)}" if steps else "")
+    steps = "some" if stop.at.steps == stops.UNCOUNTED else str(stop.at.steps)
+    return f"exit {stop.at.exit}" + (f" + {steps} instruction{'s' * (steps != '1')}" if stop.at.steps else "")
 
 
 def _where(session: Session, now: Look) -> str:
@@ -91,15 +91,13 @@ def _watched(session: Session, number: int, breakpoint: Any) -> str:
 
 
 def _sentence(session: Session, stop: Stop) -> str:
+    reason = stop.text or (stop.verdict.detail or stop.verdict.kind if stop.verdict is not None else "")
+    if stop.why == stops.END:
+        return f"The guest has ended: {reason}. back (bs) leads into its past." if reason else "The end of what is known."
+    if stop.why == stops.CRASHED:
+        return f"The guest has crashed: {reason or 'it cannot go on'}. explain says why; back (bs) leads to before."
     if stop.text:
         return stop.text
-    if stop.why == stops.END and stop.verdict is not None:
-        return f"The guest has ended: {stop.verdict.detail or stop.verdict.kind}. back (bs) leads into its past."
-    if stop.why == stops.END:
-        return "The end of what is known."
-    if stop.why == stops.CRASHED:
-        detail = stop.verdict.detail if stop.verdict is not None else "it cannot go on"
-        return f"The guest has crashed: {detail}. explain says why; back (bs) leads to before."
     if stop.why == stops.BEGIN and not (stop.at.exit and not stop.at.steps):
         return "The beginning: nothing earlier is kept."
     if not stop.at.exit and not stop.at.steps:
@@ -151,7 +149,7 @@ def _fill(parts: list[str], width: int) -> list[str]:
 
 
 def _devices(before: Look, now: Look, style: Style) -> list[str]:
-    found = changes(before.devices, now.devices) if before.devices and now.devices else []
+    found = _changes(before, now)
     lines = []
     for each in found[:_CHANGES]:
         text = str(each)
@@ -159,6 +157,13 @@ def _devices(before: Look, now: Look, style: Style) -> list[str]:
     if len(found) > _CHANGES:
         lines.append(f"and {len(found) - _CHANGES} more")
     return lines
+
+
+def _changes(before: Look, now: Look) -> list[Change]:
+    """What is different, but for what only says how the host's clock and the guest's differ."""
+    if not before.devices or not now.devices:
+        return []
+    return [each for each in changes(before.devices, now.devices) if (each.device, each.path) not in _CLOCKWORK]
 
 
 def _console(now: Look, style: Style) -> list[str]:
@@ -182,8 +187,6 @@ def _data(stop: Stop, before: Look, now: Look, texts: list[str]) -> dict[str, An
         "text": " ".join(each for each in texts if each),
         "rip": now.registers.get("rip"),
         "registers": {name: value for name, value in now.registers.items() if before.registers.get(name) != value},
-        "devices": [
-            {"device": each.device, "path": each.path, "old": each.old, "new": each.new} for each in changes(before.devices, now.devices)
-        ],
+        "devices": [{"device": each.device, "path": each.path, "old": each.old, "new": each.new} for each in _changes(before, now)],
         "verdict": stop.verdict.kind if stop.verdict is not None else None,
     }
