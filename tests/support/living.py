@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from pyvmm.backends.block.backend import open_drive
 from pyvmm.backends.net.backend import open_netdevs
@@ -15,14 +16,19 @@ from pyvmm.observe.debug.live import Live
 from tests.support import replay
 from tests.support.vm import Collector
 
+if TYPE_CHECKING:
+    from pyvmm.backends.block.backend import BlockBackend
+
 
 @contextmanager
-def living(settings: Config, limit: int = LIMIT, timeout: float = 120) -> Iterator[Live]:
-    """The machine has not executed anything yet; at the end it is stopped, and must stop."""
+def living(settings: Config, limit: int = LIMIT, timeout: float = 120, disk: BlockBackend | None = None) -> Iterator[Live]:
+    """The machine has not executed anything yet; at the end it is stopped, and must stop. ``disk``: in place of disk0."""
     with ExitStack() as stack:
         drives = {drive.id: open_drive(drive) for drive in settings.drives}
         for drive in drives.values():
             stack.callback(drive.close)
+        if disk is not None:
+            drives["disk0"] = disk
         netdevs = open_netdevs(settings.netdevs) if settings.netdevs else {}
         for netdev in reversed(netdevs.values()):
             stack.callback(netdev.close)

@@ -15,39 +15,32 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from pyvmm import exits
-from pyvmm.errors import HostError, KvmError
-from pyvmm.kvm import state as kvm_state
+from pyvmm.errors import HostError
 from pyvmm.kvm import structs
 from pyvmm.kvm.kind import emulates_ring0
 from pyvmm.observe.debug import reverse, subject
-from pyvmm.observe.debug.conditions import Breakpoints
-from pyvmm.observe.debug.control import Control
+from pyvmm.observe.debug.forward import Forward
 from pyvmm.observe.debug.history import LIMIT, History
 from pyvmm.observe.debug.subject import UNCOUNTED, ExitRecord, Moment, Stop, SubjectError
 from pyvmm.observe.explain import layout as layouts
 from pyvmm.observe.explain.explain import explain
 from pyvmm.observe.explain.who import locate
 from pyvmm.snapshot import parts
-from pyvmm.snapshot.capture import forget_shadows
 from pyvmm.snapshot.plain import thaw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
 
     from pyvmm.events import StopReason
-    from pyvmm.kvm.state import VcpuState, VmState
     from pyvmm.machine import Machine
     from pyvmm.observe.debug.checkpoint import Checkpoint
+    from pyvmm.observe.debug.conditions import Breakpoints
     from pyvmm.observe.explain.explain import Explanation
-    from pyvmm.observe.explain.layout import Layout, States
-    from pyvmm.observe.paging import Memory
-
-_SYSTEM = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")
+    from pyvmm.observe.explain.layout import States
 
 
-class Live:
+class Live(Forward):
     """See the module, and ``subject.Subject`` for what is not said here.
 
     Args:
@@ -65,22 +58,14 @@ class Live:
         notes: what cannot be taken back, in words: to be said once.
     """
 
-    live = True
-    memory_note = ""
-
     def __init__(self, machine: Machine, name: str = "", limit: int = LIMIT, breakpoints: Breakpoints | None = None) -> None:
-        self.machine = machine
-        self.name = name
-        self.vcpus = len(machine.vcpus)
-        self.breakpoints = Breakpoints() if breakpoints is None else breakpoints
-        self.stop = Stop(why=subject.START)
-        self.running = False
+        super().__init__(machine, name, breakpoints)
         self.called_off = False
         self.steps = 0  # since the exit; UNCOUNTED
         self.stepped = 0  # which vCPU's they are
+        self._moving = False
+        self._stop = Stop(why=subject.START)
         self._end: tuple[Stop, StopReason | None] | None = None  # how the guest has ended, at the last exit
-        self.control = Control(machine, self.breakpoints)
-        self.control.attach()
         try:
             with self.control.quiet():
                 self.history = History(machine, limit)
@@ -99,7 +84,17 @@ class Live:
         """
         self.control.on_exits = None
         self.history.close()
-        self.control.detach()
+        super().close()
+
+    @property
+    def stop(self) -> Stop:
+        """See Subject."""
+        return self._stop
+
+    @property
+    def running(self) -> bool:
+        """See Subject."""
+        return self._moving
 
     # --- where in time -------------------------------------------------------------------------------------------------
     @property
@@ -118,58 +113,6 @@ class Live:
         return Moment(exit=self.history.last) if self.history.reliving else self.at
 
     # --- looking -------------------------------------------------------------------------------------------------------
-    @contextmanager
-    def _still(self) -> Iterator[Machine]:
-        """The machine, to look at or to change."""
-        if self.running:
-            raise SubjectError("it is running: interrupt it first")
-        try:
-            with self.control.quiet() as machine:
-                yield machine
-        except HostError as error:
-            raise SubjectError(str(error)) from None
-
-    def regs(self, vcpu: int) -> Any:
-        """See Subject."""
-        with self._still() as machine:
-            return machine.vcpus[self._index(vcpu)].get_regs()
-
-    def sregs(self, vcpu: int) -> Any:
-        """See Subject."""
-        with self._still() as machine:
-            return machine.vcpus[self._index(vcpu)].get_sregs()
-
-    def vcpu_state(self, vcpu: int) -> VcpuState:
-        """See Subject."""
-        with self._still() as machine:
-            return kvm_state.get(machine.vcpus[self._index(vcpu)])
-
-    def _index(self, vcpu: int) -> int:
-        if not 0 <= vcpu < self.vcpus:
-            raise SubjectError(f"there is no vCPU {vcpu}; there {'are' if self.vcpus > 1 else 'is'} {self.vcpus}")
-        return vcpu
-
-    def vm_state(self) -> VmState:
-        """See Subject."""
-        with self._still() as machine:
-            return kvm_state.get_vm(machine.vm)
-
-    @property
-    def memory(self) -> Memory:
-        """See Subject."""
-        return self.machine.memory
-
-    @property
-    def layout(self) -> Layout:
-        """See Subject."""
-        with self._still():
-            return self.history.layout
-
-    def devices(self) -> States:
-        """See Subject."""
-        with self._still() as machine:
-            return layouts.states(machine)
-
     def exit(self, number: int) -> ExitRecord:
         """See Subject."""
         found = self.history.log.get(number)
@@ -219,31 +162,17 @@ class Live:
     # --- changing ------------------------------------------------------------------------------------------------------
     def set_regs(self, vcpu: int, values: dict[str, int]) -> None:
         """See Subject."""
-        with self._still() as machine:
-            target = machine.vcpus[self._index(vcpu)]
-            regs, sregs = target.get_regs(), target.get_sregs()
-            for name, value in values.items():
-                holder = sregs if name in _SYSTEM else regs
-                if not hasattr(holder, name):
-                    raise SubjectError(f"there is no register {name} to be set")
-                setattr(holder, name, value)
-            try:
-                if any(name in _SYSTEM for name in values):
-                    target.set_sregs(sregs)
-                target.set_regs(regs)
-            except KvmError as error:
-                raise SubjectError(f"KVM refuses that: {error}") from None
-            self._amend()
+        super().set_regs(vcpu, values)
+        self._amend()
 
     def write(self, gpa: int, data: bytes) -> None:
         """See Subject."""
-        with self._still() as machine:
-            machine.memory.write(gpa, data)
-            forget_shadows(machine)
-            self._amend()
+        super().write(gpa, data)
+        self._amend()
 
     def _amend(self) -> None:
-        self.history.amend()
+        with self.control.quiet():
+            self.history.amend()
         self.steps, self._end = 0, None
         self.control.rewind(self.history.position)
 
@@ -258,27 +187,27 @@ class Live:
 
     def step_instructions(self, vcpu: int, count: int = 1) -> Stop:
         """See Subject."""
-        return self.move(lambda: self._step(self._index(vcpu), count))
+        self._vcpu(vcpu)
+        return self.move(lambda: self._step(vcpu, count))
 
     def interrupt(self) -> None:
         """See Subject."""
-        if self.running:
+        if self._moving:
             self.called_off = True
             self.control.interrupt()
 
     def move(self, act: Callable[[], Stop]) -> Stop:
         """Has it move; ``stop`` is what comes of it. For this package."""
-        if self.running:
-            raise SubjectError("it is running: interrupt it first")
-        self.called_off, self.running = False, True
+        self._vcpu(0)  # it stands still, and has not ended
+        self.called_off, self._moving = False, True
         try:
             stop = act()
         except HostError as error:
             raise SubjectError(str(error)) from None
         finally:
-            self.running = False
+            self._moving = False
         stop.at = self.at
-        self.stop = stop
+        self._stop = stop
         return stop
 
     def _forward(self, target: int | None) -> Stop:
@@ -327,8 +256,7 @@ class Live:
         if self.steps and vcpu != self.stepped:
             if self.history.reliving:
                 raise SubjectError(f"vCPU {self.stepped} has been stepped: go to an exit before you step another")
-            with self.control.quiet():
-                self._amend()  # from here the other's steps are counted
+            self._amend()  # from here the other's steps are counted
         self.history.enough = -1
         return self.stepping(vcpu, count)
 
@@ -443,8 +371,15 @@ class Live:
 
     def reverse_step(self, vcpu: int, count: int = 1) -> Stop:
         """See Subject."""
-        return self.move(lambda: reverse.step(self, self._index(vcpu), count))
+        self._vcpu(vcpu)
+        return self.move(lambda: reverse.step(self, vcpu, count))
 
     def reverse_run(self) -> Stop:
         """See Subject."""
         return self.move(lambda: reverse.run(self))
+
+
+if TYPE_CHECKING:
+    from pyvmm.observe.debug.subject import Subject
+
+    _check: Callable[[Live], Subject] = lambda each: each  # noqa: E731
