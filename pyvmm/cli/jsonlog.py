@@ -46,18 +46,24 @@ class JsonLog:
             raise ConfigError(f"--json-log {path}: {getattr(error, 'strerror', None) or error}; name a file that can be written") from None
         self._start = monotonic()
         self._lock = Lock()
+        self._behind = False  # the reader has missed something: nobody waits for him until he takes again
+        self._cut = b""  # a line end that is missing
 
     def tell(self, event: str, **fields: Any) -> None:
-        """Writes one line; from any thread. A reader that takes nothing for a second, or a full disk, loses it; the guest goes on."""
+        """Writes one line; from any thread. A reader that takes nothing for a second misses lines until he does; a full disk too."""
         line = json.dumps({"event": event, "time": round(monotonic() - self._start, 6), **fields}).encode() + b"\n"
         with self._lock:
+            left = self._cut + line
             try:
                 room = select.poll()
                 room.register(self._fd, select.POLLOUT)
-                while line and room.poll(_PATIENCE_MS):
-                    line = line[os.write(self._fd, line[:_CHUNK]) :]
+                while left and room.poll(0 if self._behind else _PATIENCE_MS):
+                    left = left[os.write(self._fd, left[:_CHUNK]) :]
             except OSError:
                 pass
+            self._behind = bool(left)
+            if len(left) < len(self._cut + line):
+                self._cut = b"\n" if left else b""
 
     def close(self) -> None:
         """Closes the file."""

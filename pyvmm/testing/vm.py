@@ -17,7 +17,7 @@ from pyvmm import events, status
 from pyvmm.cli.options import Options
 from pyvmm.cli.run import Session, crash_report
 from pyvmm.config import Config, SerialConfig
-from pyvmm.errors import HostError
+from pyvmm.errors import ConfigError, HostError
 from pyvmm.events import StopReason
 from pyvmm.machine import JOIN_SECONDS, Machine
 from pyvmm.memory import GuestMemory
@@ -63,6 +63,9 @@ class Vm:
         options = Options(arguments)
         if options.config is None:
             raise ValueError(f"{label}: -help boots nothing")
+        for option, asked in (("-sandbox, -runas, -chroot", options.seal), ("--trace", options.trace), ("--json-log", options.json_log)):
+            if asked:
+                raise ConfigError(f"{label}: {option}: not in a test's own process; start `pyvmm run` for that")
         self.label = label
         self.exits = Exits()
         self.reason: StopReason | None = None
@@ -116,6 +119,8 @@ class Vm:
 
     def end(self, machine: Machine, reason: StopReason) -> StopReason:
         """For the session: the run is over for good. Returns when nobody needs the machine any more."""
+        if reason.kind == events.TIMEOUT and self._session.last is None:
+            reason = reason.replace(detail=f"no end after {self._timeout:g} s")
         if reason.kind == events.CRASH:
             reason = reason.replace(report=crash_report(machine, reason))
         self.reason = reason
@@ -293,9 +298,7 @@ class _Session(Session):
         reason = machine.run(timeout, paused)
         if machine.disk_hung:
             self.drives.clear()  # a flush would wait for it as well
-        if reason.kind == events.WAKE or reason.kind == events.RESET and not self.config.no_reboot:
-            return reason
-        return self.vm.end(machine, reason)
+        return reason if self.goes_on(reason) else self.vm.end(machine, reason)
 
 
 def arguments(words: tuple[Any, ...], options: dict[str, Any]) -> list[str]:

@@ -70,6 +70,13 @@ def test_the_report_is_as_the_page_shows(repository: Path, words: tuple[str, ...
     assert values["guest kernel"].startswith("the guest ended with status 33 (debug-exit")
 
 
+@pytest.mark.kvm
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(def test_hello\(guest\).*?)```", (ROOT / "README.md").read_text(), re.S)
+    (tmp_path / "test_readme.py").write_text(code[1])  # type: ignore[index]
+    assert "1 passed" in run_pytest(tmp_path, "--require-kvm").stdout
+
+
 def without_kvm() -> tuple[str, ...]:
     """Words before a command that make it see no KVM; skips where no namespace can be had."""
     words = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")))

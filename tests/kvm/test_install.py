@@ -26,6 +26,20 @@ def test_guests_are_installed(tmp_path: Path) -> None:
     assert inspected.returncode == 0, inspected.stderr
 
 
+def test_pytest_finds_the_plugin_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(request):\n    assert request.config.pluginmanager.has_plugin('pyvmm.testing')\n")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    for more in ([], ["-p", "pyvmm.testing"]):  # named as well, it is loaded once
+        done = subprocess.run([*command, *more], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_front_end_for_qemus_users_is_installed(tmp_path: Path) -> None:
+    done = subprocess.run([COMMAND.with_name("pyvmm-qemu"), "-version"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("QEMU emulator version")
+
+
 @pytest.mark.kvm
 def test_hello_runs_from_any_folder(tmp_path: Path) -> None:
     ended = _run(tmp_path, "run", "hello", "--timeout", "60")
