@@ -189,10 +189,14 @@ def freeze(page: memoryview) -> bytes:
 def thaw(frozen: bytes) -> Exit:
     """The exit that ``freeze`` kept. Any bytes will do (a recording may be damaged): what is missing reads as zeros."""
     page = bytearray(frozen[:_KEPT].ljust(_KEPT, b"\0"))
-    if page[structs.RUN_EXIT_REASON] == uapi.KVM_EXIT_IO:
-        page = bytearray(page[:_IO_KEPT].ljust(_KEPT, b"\0")) + frozen[_IO_KEPT:]
-        pack_into("<Q", page, structs.RUN_IO_DATA_OFFSET, _KEPT)
-    return decode(memoryview(page))
+    if page[structs.RUN_EXIT_REASON] != uapi.KVM_EXIT_IO:
+        return decode(memoryview(page))
+    page = bytearray(page[:_IO_KEPT].ljust(_KEPT, b"\0")) + frozen[_IO_KEPT:]
+    (offset,) = unpack_from("<Q", page, structs.RUN_IO_DATA_OFFSET)
+    pack_into("<Q", page, structs.RUN_IO_DATA_OFFSET, _KEPT)
+    exit = decode(memoryview(page))
+    exit.fields["data_offset"] = offset  # as it was in the page that KVM left
+    return exit
 
 
 def _io(page: memoryview, fields: Fields) -> bytes:

@@ -268,7 +268,7 @@ class FakeSubject:
             count -= of == "instructions" or of == "exits" and new_exit
             if not count:
                 return self._arrive(at, stops.EXIT if of == "exits" else stops.STEPPED)
-        return self._arrive(len(self.trace) - 1, stops.END, verdict=StopReason(kind=POWEROFF, detail="power-off by ACPI"))
+        return self._arrive(len(self.trace) - 1, stops.END, verdict=StopReason(kind=POWEROFF, detail="ACPI S5"))
 
     def step(self, count: int = 1) -> Stop:
         self.log.append(f"step {count}")

@@ -193,7 +193,6 @@ def test_frozen_exits_thaw_to_the_same(number: int) -> None:
     thawed = exits.thaw(frozen)
     if number == uapi.KVM_EXIT_IO:
         assert len(frozen) == 48 + 600
-        expected.fields["data_offset"] = thawed.fields["data_offset"]  # where it is says nothing any more
     assert thawed == expected
 
 

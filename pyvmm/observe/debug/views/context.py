@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm import events
 from pyvmm.errors import PyvmmError
 from pyvmm.observe.debug import subject as stops
 from pyvmm.observe.debug.conditions import LINE, WATCH
@@ -25,7 +26,8 @@ LABEL = 12  # columns, as on the page of an explanation
 _CODE = 4  # instructions shown
 _CHANGES = 6  # of devices
 _TAIL = 3  # lines of console
-_CLOCKWORK = {("rtc", "offset"), ("rtc", "seen"), ("rtc", "half_periods"), ("rtc", "flags"), ("acpi-pm", "offset")}
+_ENDS = {events.POWEROFF: "it has switched itself off", events.RESET: "it has reset itself", events.DEBUG_EXIT: "it wants to exit"}
+_CLOCKWORK = {("rtc", "offset"), ("rtc", "seen"), ("rtc", "half_periods"), ("rtc", "flags"), ("acpi-pm", "half_periods")}
 
 
 def context(session: Session, stop: Stop, before: Look, now: Look, style: Style) -> tuple[str, dict[str, Any]]:
@@ -91,18 +93,24 @@ def _watched(session: Session, number: int, breakpoint: Any) -> str:
 
 
 def _sentence(session: Session, stop: Stop) -> str:
-    reason = stop.text or (stop.verdict.detail or stop.verdict.kind if stop.verdict is not None else "")
     if stop.why == stops.END:
-        return f"The guest has ended: {reason}. back (bs) leads into its past." if reason else "The end of what is known."
+        return f"The guest has ended: {_verdict(stop)}. back (bs) leads into its past." if _verdict(stop) else "The end of what is known."
     if stop.why == stops.CRASHED:
-        return f"The guest has crashed: {reason or 'it cannot go on'}. explain says why; back (bs) leads to before."
+        return f"The guest has crashed: {_verdict(stop) or 'it cannot go on'}. explain says why; back (bs) leads to before."
     if stop.text:
         return stop.text
     if stop.why == stops.BEGIN and not (stop.at.exit and not stop.at.steps):
         return "The beginning: nothing earlier is kept."
     if not stop.at.exit and not stop.at.steps:
         return "Nothing has run yet: the guest's first instruction comes next."
-    return "Interrupted." if stop.why == stops.INTERRUPTED else ""
+    return "Interrupted: no exit, the guest was just running." if stop.why == stops.INTERRUPTED else ""
+
+
+def _verdict(stop: Stop) -> str:
+    """How the run ended, in words."""
+    kind = _ENDS.get(stop.verdict.kind, "") if stop.verdict is not None else ""
+    detail = stop.text or (stop.verdict.detail if stop.verdict is not None else "")
+    return f"{kind} ({detail})" if kind and detail else kind or detail
 
 
 def _exit_line(session: Session, stop: Stop) -> str:

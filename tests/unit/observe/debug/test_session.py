@@ -68,7 +68,7 @@ def test_until_leaves_no_breakpoint_behind(session: Session, subject: FakeSubjec
 
 
 def test_the_end_is_told_and_can_be_left(session: Session) -> None:
-    assert "The guest has ended: power-off" in do(session, "c").text
+    assert "The guest has ended: it has switched itself off (ACPI S5)." in do(session, "c").text
     assert do(session, "bs").data["exit"] == 14
 
 
