@@ -10,11 +10,13 @@ import random
 import re
 import resource
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,54 @@ def test_a_full_host_is_an_io_error_until_there_is_room(small: Path) -> None:
         running.terminate()
         running.wait(process.PATIENCE)
         _no_traceback(running)
+
+
+@contextmanager
+def block_device(image: Path) -> Iterator[Path]:
+    """A block device of the host that has its blocks in ``image``."""
+    done = subprocess.run(["losetup", "-f", "--show", str(image)], capture_output=True, text=True) if shutil.which("losetup") else None
+    if done is None or done.returncode:
+        pytest.skip("a loop device needs losetup and root: " + (done.stderr.strip() if done else ""))
+    try:
+        yield Path(done.stdout.strip())
+    finally:
+        subprocess.run(["losetup", "-d", done.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize("cache", ["writeback", "none"])
+def test_a_block_the_hosts_device_cannot_read(image: Path, cache: str) -> None:
+    """EIO of the host's block layer, as from a bad sector: of a loop device where its file has nothing to give."""
+    with block_device(image) as device:
+        os.truncate(image, MIB)
+        with device.open("rb", buffering=0) as reader, pytest.raises(OSError, match="Input/output error"):
+            reader.seek(MIB)
+            reader.read(SECTOR)
+        with process.started(*command("bench-blk", device, "op=read size=65536 irq", f",cache={cache}")) as running:
+            assert running.stdout is not None and running.stderr is not None
+            shown, errors = running.communicate(timeout=process.PATIENCE)
+    assert b"FAIL: a request failed" in shown
+    assert running.returncode == 3  # isa-debug-exit, the guest's own doing
+    assert b"read of 65536 bytes at 0x100000 failed: Input/output error (EIO); the guest sees an I/O error\n" in errors, errors
+    assert b"Traceback" not in errors
+
+
+def test_what_the_hosts_device_took_and_then_could_not_write(small: Path) -> None:
+    """A write into the host's page cache succeeds; the flush is told EIO, and so is the guest, from then on for good."""
+    image = small / "disk.img"
+    image.write_bytes(b"")
+    os.truncate(image, 32 * MIB)
+    with block_device(image) as device, process.started(*command("kill-blk", device)) as running:
+        assert running.stdout is not None
+        shown = process.read_until(running.stdout.fileno(), b"I/O error\n")
+        assert acknowledged(re.sub(rb"I/O error\r?\n", b"", shown)) > 400
+        process.read_until(running.stdout.fileno(), b"I/O error\n")  # and again: it has not ended
+        subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
+        running.terminate()
+        assert running.stderr is not None
+        errors = running.stderr.read()
+        assert b"warning: drive" in errors and b"flush failed: Input/output error (EIO)" in errors, errors
+        assert b"Traceback" not in errors
+        running.wait(process.PATIENCE)
 
 
 def test_a_directory_is_refused_in_one_line(tmp_path: Path) -> None:
