@@ -1,7 +1,7 @@
 /* What the disk benchmark runs inside a Linux guest: diskload DEVICE
  *
- * O_DIRECT throughout, so that the guest's page cache has no part in it. Each load is framed by "go NAME" and "done NAME"; who reads that
- * takes the time. Depth by the kernel's own asynchronous I/O (io_submit), without a library.
+ * O_DIRECT throughout, so that the guest's page cache has no part in it. It says "ready" and takes loads, "NAME COUNT", from its input until
+ * that says "end". Each load is framed by "go NAME" and "done NAME"; who reads that takes the time. Depth by the kernel's own asynchronous I/O (io_submit), without a library.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -108,16 +108,26 @@ static void kept(const char *name, int count)
 
 int main(int argc, char **argv)
 {
+	char line[80], name[32];
+	int count;
 	if (argc != 2 || (disk = open(argv[1], O_RDWR | O_DIRECT)) < 0 || ioctl(disk, BLKGETSIZE64, &size))
 		die("open");
 	if (posix_memalign((void **)&memory, PAGE, MIB))
 		die("memory");
 	memset(memory, 0x5a, MIB);
-	sequential("read-1M", 0, 8); /* not counted: whoever reads takes the last of a name */
-	sequential("read-1M", 0, 192);
-	sequential("write-1M", 1, 192);
-	one_by_one("read-4K", 1500);
-	deep("read-4K-deep", 3000);
-	kept("write-flush", 500);
+	puts("ready");
+	fflush(stdout);
+	while (fgets(line, sizeof line, stdin) && sscanf(line, "%31s %d", name, &count) == 2) {
+		if (!strcmp(name, "read-1M"))
+			sequential(name, 0, count);
+		else if (!strcmp(name, "write-1M"))
+			sequential(name, 1, count);
+		else if (!strcmp(name, "read-4K"))
+			one_by_one(name, count);
+		else if (!strcmp(name, "read-4K-deep"))
+			deep(name, count);
+		else if (!strcmp(name, "write-flush"))
+			kept(name, count);
+	}
 	return 0;
 }

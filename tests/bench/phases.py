@@ -12,6 +12,8 @@ import signal
 import struct
 import subprocess
 import threading
+import tty
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import clock_gettime_ns, perf_counter_ns
@@ -58,6 +60,54 @@ class UserExits:
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+
+
+class Guest:
+    """A VMM whose guest does what it is asked to on its console, phase after phase, until ``end``.
+
+    The console is a terminal: kvmtool reads from nothing else.
+
+    Args:
+        command: the VMM itself, not a wrapper: its process is what is measured.
+        limit: seconds after which it is killed.
+    """
+
+    def __init__(self, command: list[str], limit: float) -> None:
+        self.command = command
+        self._tail = b""
+        self._terminal, theirs = os.openpty()
+        tty.setraw(theirs)
+        self._lines = open(self._terminal, "rb", closefd=False)  # noqa: SIM115
+        self._vmm = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        self._exits = UserExits(self._vmm.pid)
+        self._clock = (~self._vmm.pid << 3) | 2  # clock_getcpuclockid(3): all threads of a process, those that have ended too
+        self._watch = threading.Timer(limit, self._vmm.send_signal, (signal.SIGKILL,))
+        self._watch.start()
+
+    def wait(self, line: str) -> tuple[int, int, int | None]:
+        """Until the guest says so; returns wall time, CPU time and exits then. Raises Failed."""
+        with suppress(OSError):  # EIO: nobody has the other end any more
+            for said in self._lines:
+                self._tail = (self._tail + said)[-_TAIL:]
+                if said.decode("latin-1").split() == line.split():
+                    return perf_counter_ns(), clock_gettime_ns(self._clock), self._exits.read()
+        raise Failed(f"{' '.join(self.command)}: ended without {line!r}: {self._tail.decode('latin-1')}")
+
+    def phase(self, name: str, count: int) -> Phase:
+        """Has it do a load of so many requests. Raises Failed."""
+        os.write(self._terminal, f"{name} {count}\n".encode())
+        before, after = self.wait(f"go {name}"), self.wait(f"done {name}")
+        exits = None if before[2] is None or after[2] is None else after[2] - before[2]
+        return Phase(after[0] - before[0], after[1] - before[1], exits)
+
+    def end(self) -> None:
+        """Ends it, whatever it does."""
+        self._watch.cancel()
+        self._vmm.kill()
+        self._vmm.wait()
+        self._exits.close()
+        os.close(self._terminal)
 
 
 def run(command: list[str], limit: float, status: int | None = 0) -> dict[str, Phase]:
