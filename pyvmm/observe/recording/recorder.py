@@ -83,6 +83,7 @@ class Recorder:
     Attributes:
         count: exits so far.
         written: bytes, when it is closed.
+        began: what the recording's times count from (``monotonic_ns``).
         writer: for chunks of others; None until the first machine is there.
     """
 
@@ -92,7 +93,7 @@ class Recorder:
         self.writer: Writer | None = None
         self._name = name
         self._command = command
-        self._began = 0
+        self.began = 0
         self._failed: BaseException | None = None
         self._run: Run | None = None
 
@@ -100,10 +101,11 @@ class Recorder:
         """Records a machine that does not run yet, until its run is over. ConfigError, HostError: the file; KvmError: see ``SyncRegs``."""
         fresh = self.writer is not None
         if self.writer is None:
-            self._began = monotonic_ns()
+            self.began = monotonic_ns()
             self.writer = Writer(self.path, header(machine.config, self._name, self._command, machine.memory.regions), self._on_failure)
-        self._run = Run(machine, self.writer, self.count, self._began, fresh)
+        self._run = Run(machine, self.writer, self.count, self.began, fresh)
         machine.at_end.append(self._run_over)
+        machine.own(self._run)
 
     def _run_over(self) -> None:
         if self._run is not None:
@@ -120,7 +122,7 @@ class Recorder:
             end = (
                 {}
                 if reason is None or self._run is None
-                else {**plain(reason), "console": self._run.rest, "time": monotonic_ns() - self._began}
+                else {**plain(reason), "console": self._run.rest, "time": monotonic_ns() - self.began}
             )
             self.writer.close(end or None)
             self.written = self.writer.written
@@ -140,7 +142,7 @@ class Run:
         self.count = count
         self.rest = b""
         self._writer = writer
-        self._began = began
+        self.began = began
         self._first = count + 1  # number of the first exit in the buffer
         self._buffer = bytearray()
         self._sent = bytearray()  # by the first serial port, since the last exit
@@ -151,12 +153,15 @@ class Run:
         self._turn = Lock() if len(self._cpus) > 1 else None
         self._key_count = count
         self._key_due = self._key_earliest = 0
-        self._undo: list[Callable[[], None]] = [self._states.close]
+        self._undo: list[Callable[[], None]] = [self._ram.close, self._states.close]
         self._tap_console()
+        try:
+            self._undo += [cpu.watch() for cpu in self._cpus]
+        except BaseException:
+            self.close()
+            raise
         with machine.lock:
             self._keyframe(fresh)
-        for cpu, loop in zip(self._cpus, machine.runloops, strict=True):
-            self._undo += [loop.observe(Observer(cpu.before, cpu.after)), cpu.sync.close]
 
     def _tap_console(self) -> None:
         serial = self.machine.devices.get("serial0")
@@ -226,7 +231,7 @@ class Run:
                 parts += (format.LENGTH.pack(len(patches)), patches)
         cpu.regs = regs
         self._buffer += format.ENTRY.pack(
-            cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), cpu.came - self._began, cpu.came - cpu.left, cpu.rip
+            cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), cpu.came - self.began, cpu.came - cpu.left, cpu.rip
         ) + b"".join(parts)  # fmt: skip
         if due or cpu.came >= self._key_due or self.count - self._key_count >= KEYFRAME_EXITS:
             if due or cpu.came >= self._key_earliest and self._writer.backlog <= KEYFRAME_BACKLOG:
@@ -246,7 +251,7 @@ class Run:
         began = monotonic_ns()
         self._flush()
         state = Keyframe(
-            time=began - self._began,
+            time=began - self.began,
             registers=[cpu.regs for cpu in self._cpus],
             devices=self._states.whole(),
             layout=self._states.layout,
@@ -269,16 +274,19 @@ class Run:
             if cpu.busy:
                 self._add_unanswered(cpu)
         self._flush()
-        for undo in reversed(self._undo):
-            undo()
-        self._ram.close()
+        self.close()
         return self.count
+
+    def close(self) -> None:
+        """Leaves the machine as it was; nothing the second time."""
+        while self._undo:
+            self._undo.pop()()
 
     def _add_unanswered(self, cpu: Cpu) -> None:
         """A crash; or a device ended the run from within its handler."""
         self.count += 1
         self._buffer += format.ENTRY.pack(
-            cpu.index, format.SYSTEM, 0, len(cpu.frozen), 0, 0, cpu.came - self._began, cpu.came - cpu.left, cpu.rip
+            cpu.index, format.SYSTEM, 0, len(cpu.frozen), 0, 0, cpu.came - self.began, cpu.came - cpu.left, cpu.rip
         ) + cpu.frozen + cpu.sync.take()  # fmt: skip
 
 
@@ -297,9 +305,9 @@ class Cpu:
     def __init__(self, run: Run, index: int) -> None:
         self.index = index
         self.vcpu = run.machine.vcpus[index]
-        self.regs = self.fetch()
+        self.regs = bytes(self.vcpu.get_regs()) + bytes(self.vcpu.get_sregs()) + bytes(self.vcpu.get_events())
         self.system = b""
-        self.sync = SyncRegs(self.vcpu)
+        self.sync: SyncRegs
         self.busy = False
         self.frozen = b""
         self.rip = self.came = 0
@@ -309,9 +317,16 @@ class Cpu:
         self._nested = False  # inside ``after``: an instruction goes on with another exit
         self._goes_on = False
 
-    def fetch(self) -> bytes:
-        """Its registers from KVM itself; it is not in the guest."""
-        return bytes(self.vcpu.get_regs()) + bytes(self.vcpu.get_sregs()) + bytes(self.vcpu.get_events())
+    def watch(self) -> Callable[[], None]:
+        """Sees exits from now on, until what it returns is called. KvmError: this KVM does not leave registers in the run page."""
+        self.sync = SyncRegs(self.vcpu)
+        forget = self._loop.observe(Observer(self.before, self.after))
+
+        def undo() -> None:
+            forget()
+            self.sync.close()
+
+        return undo
 
     def before(self, reason: int) -> None:
         """See ``Observer``."""
