@@ -27,6 +27,8 @@ usage: pyvmm COMMAND [ARGUMENTS]
   top GUEST [OPTIONS]    boot a guest and watch its exits, live
   list [PATTERN...]      the events that --trace knows
   record GUEST -o FILE   boot a guest and write down every exit
+  replay FILE            look at a recording in the debugger, forward and backward, with KVM or without
+  report FILE [OPTIONS]  what a recording says: tables, an HTML page, traces for Perfetto and flame graphs
   guests                 list the catalogue
   inspect FILE           say what an image is, by which rule, its entry point and mode
   check                  examine this host's KVM and say what to do
@@ -105,6 +107,14 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from pyvmm.cli.trace import command as list_events
 
         return list_events(rest)
+    if command == "report":
+        from pyvmm.cli.report import command as report
+
+        return report(rest)
+    if command == "replay":
+        from pyvmm.cli.replay import command as replay
+
+        return replay(rest)
     if command == "record":
         from pyvmm.cli.record import command as record
 
@@ -121,7 +131,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, debug, stat, top, list, record, guests, inspect, check, version, help")
+    raise ConfigError(f"no command '{command}': run, debug, stat, top, list, record, replay, report, guests, inspect, check, version, help")
 
 
 def _complain(error: Exception | str, code: int) -> int:
