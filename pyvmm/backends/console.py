@@ -57,6 +57,7 @@ class Console:
         self._pending = bytearray()  # read, but not yet taken by the device
         self._watching = False
         self._always_readable = False  # a regular file, which cannot be polled
+        self._lent: list[int] = []  # in_fd, while somebody else reads there
         self._may_block = False  # out_fd is in blocking mode: look before writing
 
     # --- output ------------------------------------------------------------------------------------------------------
@@ -101,6 +102,23 @@ class Console:
     def close(self) -> None:
         """Stops reading; subclasses close what they opened."""
         self._watch(False)
+
+    def lend(self) -> None:
+        """Somebody else reads where this console does, until ``take_back``. Machine lock held, as for the next two."""
+        if not self._lent:
+            self._watch(False)
+            self._lent, self.in_fd = [self.in_fd], -1
+
+    def take_back(self) -> None:
+        """Reads again."""
+        if self._lent:
+            self.in_fd = self._lent.pop()
+            self._pump()
+
+    def feed(self, data: bytes) -> None:
+        """Input that comes from elsewhere."""
+        self._pending += data
+        self._pump()
 
     def _pump(self) -> None:
         """Gives the device what was read, and goes on reading if it took enough."""

@@ -25,6 +25,7 @@ Ctrl-A h        this help
 Ctrl-A x        quit
 Ctrl-A p        pause, or go on
 Ctrl-A b        send a break
+Ctrl-A c        the monitor: the debugger's commands
 Ctrl-A Ctrl-A   a literal Ctrl-A
 """
 
@@ -42,6 +43,7 @@ class Terminal:
         self.commands = commands
         self._saved: list[Any] | None = termios.tcgetattr(fd)
         self._escaped = False
+        self._lent = False
         self._enter()
         signal.signal(signal.SIGTSTP, self._suspend)
         signal.signal(signal.SIGCONT, self._resume)
@@ -65,13 +67,25 @@ class Terminal:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
+    def lend(self) -> None:
+        """Gives the terminal to somebody in this process, as it was found, until ``take_back``."""
+        if self._saved is not None:
+            _set(self.fd, self._saved)
+            self._lent = True
+
+    def take_back(self) -> None:
+        """Raw again."""
+        self._lent = False
+        if self._saved is not None:
+            self._enter()
+
     def _suspend(self, *_: object) -> None:
         if self._saved is not None:
             _set(self.fd, self._saved)
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def _resume(self, *_: object) -> None:
-        if self._saved is not None:
+        if self._saved is not None and not self._lent:
             self._enter()
 
     def filter(self, data: bytes) -> bytes:

@@ -20,7 +20,7 @@ class UnixConsole(Console):
 
     def __init__(self, target: str, option: str = "serial") -> None:
         super().__init__()
-        path, server, wait = _parse(target, option)
+        path, server, wait = parse(target, option)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._client: socket.socket | None = None
         self._path = ""  # of a server, once the socket file is ours
@@ -92,7 +92,7 @@ class UnixConsole(Console):
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
 
-def _parse(target: str, option: str) -> tuple[str, bool, bool]:
+def parse(target: str, option: str) -> tuple[str, bool, bool]:
     """(path, whether to listen, whether to wait for a client), in QEMU's old spelling or its new one."""
     path, *options = target.split(",")
     flags = {"server": "off", "wait": "on"}

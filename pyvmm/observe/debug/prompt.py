@@ -14,6 +14,7 @@ from pyvmm.observe.debug.style import of_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
     from pyvmm.observe.debug.command import Reply
@@ -32,10 +33,21 @@ class Prompt:
         source: where they come from.
         out: where replies go.
         batch: leave at the first that fails, and at the end of what was given.
+        execute, complete: in place of the session's own: a monitor's.
     """
 
-    def __init__(self, session: Session, source: TextIO | None = None, out: TextIO | None = None, batch: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session,
+        source: TextIO | None = None,
+        out: TextIO | None = None,
+        batch: bool = False,
+        execute: Callable[[str, Style], Reply] | None = None,
+        complete: Callable[[str, str], list[str]] | None = None,
+    ) -> None:
         self.session = session
+        self.execute = execute or session.execute
+        self.complete = complete or (lambda line, word: candidates(session, line, word))
         self.source = source if source is not None else sys.stdin
         self.out = out if out is not None else sys.stdout
         self.batch = batch
@@ -59,7 +71,7 @@ class Prompt:
         """Carries out one line and shows the reply. Returns whether to go on."""
         self.moving = True
         try:
-            reply = self.session.execute(line, self.style)
+            reply = self.execute(line, self.style)
         finally:
             self.moving = False
         self.show(reply)
@@ -96,13 +108,26 @@ class Prompt:
 
     def _on_interrupt(self, *_: object) -> None:
         if self.moving:
+            self.new_line()
             self.session.interrupt()
         else:
             raise KeyboardInterrupt
 
+    def new_line(self) -> None:
+        """Behind the ^C that a terminal has shown."""
+        try:
+            import termios
+        except ImportError:  # Windows
+            return
+        try:
+            if termios.tcgetattr(self.source.fileno())[3] & termios.ECHO:
+                self.out.write("\n")
+        except (OSError, ValueError, termios.error):
+            pass  # no terminal
+
     # --- reading -------------------------------------------------------------------------------------------------------
     def _converse(self) -> None:
-        editor = Editor(self.session) if self.interactive else None
+        editor = Editor(self.complete) if self.interactive else None
         try:
             while True:
                 line = self._read(editor)
@@ -154,8 +179,8 @@ class Prompt:
 class Editor:
     """GNU readline, where Python has it: editing, completion, history over sessions."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, complete: Callable[[str, str], list[str]]) -> None:
+        self._candidates = complete
         self._offered: list[str] = []
         self._path = history_path()
         try:
@@ -193,7 +218,7 @@ class Editor:
     def _complete(self, text: str, state: int) -> str | None:
         if not state and self._readline is not None:
             line = self._readline.get_line_buffer()[: self._readline.get_endidx()]
-            self._offered = candidates(self.session, line, text)
+            self._offered = self._candidates(line, text)
         return self._offered[state] if state < len(self._offered) else None
 
 

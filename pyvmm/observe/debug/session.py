@@ -61,6 +61,7 @@ class Session:
         conditions: number of a breakpoint -> what must hold for it to stop.
         watched: number of a watchpoint -> the bytes it saw last.
         settings: see commands/settings.py.
+        from_boot: exit 0 is where the guest began; else where somebody has come to look.
         foreground: makes what is entered while the guest runs at full speed: the guest's turn at the terminal.
     """
 
@@ -90,6 +91,7 @@ class Session:
         self.settings: dict[str, str] = {"context": "on"}
         self.examined: tuple[str, int] | None = None  # x's format and where it goes on
         self.look: Look | None = None
+        self.from_boot = True
         self._sourcing = 0
         self._interrupted = False
 

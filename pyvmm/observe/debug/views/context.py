@@ -102,7 +102,9 @@ def _sentence(session: Session, stop: Stop) -> str:
     if stop.why == stops.BEGIN and not (stop.at.exit and not stop.at.steps):
         return "The beginning: nothing earlier is kept."
     if not stop.at.exit and not stop.at.steps:
-        return "Nothing has run yet: the guest's first instruction comes next."
+        if session.from_boot:
+            return "Nothing has run yet: the guest's first instruction comes next."
+        return "Here the debugger has come to look: nothing earlier is kept."
     return "Interrupted: no exit, the guest was just running." if stop.why == stops.INTERRUPTED else ""
 
 
