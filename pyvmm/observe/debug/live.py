@@ -175,6 +175,7 @@ class Live(Forward):
             self.history.amend()
         self.steps, self._end = 0, None
         self.control.rewind(self.history.position)
+        self.history.told = self.history.position
 
     # --- moving forward --------------------------------------------------------------------------------------------------
     def step(self, count: int = 1) -> Stop:
@@ -221,7 +222,15 @@ class Live(Forward):
             return ended
         self.history.enough = -1
         self.history.resume()
-        return self.landed(self.control.run(until=target), executed=True)
+        return self.landed(self.go(target), executed=True)
+
+    def go(self, target: int | None) -> Stop:
+        """``Control.run``, and what it has told the history by then: a vCPU that is about to counts as standing still. For this package."""
+        control, machine = self.control, self.machine
+        stop = control.run(until=target)
+        with machine.parking:
+            machine.parking.wait_for(lambda: self.history.told == control.number or machine.reason is not None)
+        return stop
 
     def _look_forward(self, target: int | None) -> Stop | None:
         """In the past: by the log. None: it stands at the present, and has further to go."""
@@ -334,7 +343,7 @@ class Live(Forward):
         history.enough = number
         history.resume()
         with self.unarmed():
-            stop = self.control.run(until=number)
+            stop = self.go(number)
         if history.diverged:
             return self._diverge()
         return None if history.position == number else self.landed(stop, executed=True)
@@ -344,6 +353,7 @@ class Live(Forward):
         with self.control.quiet():
             self.history.restore(number)
         self.control.rewind(number)
+        self.history.told = number
         self.steps = 0
         if self._end is not None and number == self.history.last:
             self.control.ending = self._end[1]

@@ -161,7 +161,7 @@ def _hits(live: Live, start: int, end: int, until: bytes | None, most: int) -> t
     if here.hits and (until is None or _registers(live, live.stepped) != until):
         count, last = 1, here
     while count < most and not live.called_off:
-        stop = live.control.run(until=end if end > start else start + 1)
+        stop = live.go(end if end > start else start + 1)
         if live.history.diverged or stop.why != subject.BREAKPOINT or stop.exit or live.history.position != start:
             break
         live.steps = UNCOUNTED

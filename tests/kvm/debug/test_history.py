@@ -1,81 +1,70 @@
-"""Back and forth in time: the state at every exit is the one that was recorded, whatever the guest; disks, cards and consoles with it."""
+"""Back and forth in time: the state at every exit is the one that was recorded, whatever the guest; and what is thinned out."""
 
 from __future__ import annotations
-
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from pyvmm import catalogue
-from pyvmm.config import Config
 from pyvmm.observe.debug import subject
-from pyvmm.observe.debug.live import Live
+from pyvmm.observe.debug.conditions import ADDRESS, Breakpoint
 from pyvmm.observe.debug.subject import Moment
-from tests.support import features, replay
 from tests.support.living import living
+from tests.support.timetravel import settings, there_and_back
 
 pytestmark = pytest.mark.kvm
-
-EXITS, BACK = 50, 10
-PATIENCE = 4  # seconds for a guest that makes no more exits
-# Timers go on while a machine stands still (checkpoint.py says which clocks): their interrupts wait in these parts
-_WAITING = ("chips", "vcpu0.lapic", "vcpu1.lapic", "vcpu2.lapic", "vcpu3.lapic")
-_TRIES = 20
-
-
-def settings(name: str, *options: str) -> Config:
-    for need in catalogue.find(name).kvm:
-        if not features.have(need):
-            pytest.skip(f"this KVM has no {need}")
-    return replay.config(name, "-m", "16M", *options)
-
-
-@contextmanager
-def patient(live: Live) -> Iterator[None]:
-    """Interrupts moves that do not end."""
-    over = threading.Event()
-
-    def wait() -> None:
-        while not over.wait(PATIENCE):
-            live.interrupt()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def differing(live: Live, number: int) -> list[str]:
-    """Parts of the machine's state that are not as they were recorded behind an exit, at which it stands."""
-    wanted = live.history.digests(number)
-    for _ in range(_TRIES):
-        found = replay.differences(wanted, live.history.digests())
-        if not found or not set(found) <= set(_WAITING):
-            break
-        live.goto(Moment(exit=number))
-    return found
 
 
 @pytest.mark.parametrize("name", list(catalogue.load()))
 def test_back_and_forward_the_state_is_the_recorded_one(name: str) -> None:
-    with living(settings(name)) as live, patient(live):
-        live.step(EXITS)
+    there_and_back(name)
+
+
+# --- what is thinned out ---------------------------------------------------------------------------------------------
+def test_a_long_run_stays_within_its_limit_and_goes_back_to_any_exit() -> None:
+    limit = 1 << 20
+    with living(settings("multiboot", "-machine", "pit=off")) as live:
+        live.run()
+        wanted = {number: live.history.digest(number) for number in range(live.history.last + 1)}
+        assert live.history.size > limit
+    with living(settings("multiboot", "-machine", "pit=off"), limit=limit) as live:
+        live.run()
+        assert live.history.size <= limit
         last = live.history.last
-        recorded = {number: live.history.digest(number) for number in range(last + 1) if live.history.has(number)}
-        assert len(set(recorded.values())) == len(recorded), "two moments are told apart"
-        live.back(BACK)
-        assert live.at.exit < last or not last
-        assert not differing(live, live.at.exit)
-        while live.history.reliving:
-            stop = live.step()
-            assert stop.why in (subject.EXIT, subject.END, subject.CRASHED), stop
-            assert not differing(live, live.at.exit), live.at
-        assert live.at.exit == last
-        assert {number: live.history.digest(number) for number in recorded} == recorded
+        assert last + 1 == len(wanted)
+        thinned = [number for number in wanted if not live.history.has(number)]
+        assert len(thinned) > last // 4
+        assert live.history.has(0) and live.history.has(last)
+        for number in (*thinned[:3], *thinned[-3:], 0, last):
+            stop = live.goto(Moment(exit=number))
+            assert stop.why in (subject.ARRIVED, subject.END), stop
+            assert live.at == Moment(exit=number)
+            assert live.history.digest() == wanted[number]
+            assert live.explain(max(number, 1)).line
+        live.goto(Moment(exit=thinned[0]))
+        assert live.back().at == Moment(exit=thinned[0] - 1)
+        assert live.step().at == Moment(exit=thinned[0])
+
+
+def test_the_smallest_history_keeps_the_first_and_the_last() -> None:
+    with living(settings("hello"), limit=1) as live:
+        assert live.run().why == subject.END
+        assert live.history._numbers == [0, live.history.last]
+        assert live.back(3).why == subject.ARRIVED
+        assert live.run().why == subject.END
+
+
+def test_another_way_is_noticed_and_told() -> None:
+    with living(settings("hello"), limit=160 << 10) as live:
+        live.step(60)
+        assert not any(live.history.has(number) for number in (1, 2, 3))
         live.goto(Moment(exit=0))
-        assert not differing(live, 0)
+        with live.machine.quiesce():  # behind the history's back
+            sregs = live.sregs(0)
+            live.machine.memory.write(sregs.cs.base + 0x7C00 + live.machine.memory.read(0x7C00, 512).index(b"Hello"), b"Jello")
+        live.history.enough = -1
+        live.breakpoints.add(Breakpoint(kind=ADDRESS, first=0x10, last=0x10))
+        stop = live.run()
+        assert stop.why == subject.DIVERGED
+        assert "0x48" in stop.text and "0x4a" in stop.text and "this time" in stop.text
+        assert live.at == Moment(exit=0)
+        assert live.run().why != subject.DIVERGED  # it was put back as it was
