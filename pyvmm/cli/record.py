@@ -8,12 +8,16 @@ from pyvmm.cli import own
 from pyvmm.cli.options import Options
 from pyvmm.cli.run import Session, tell
 from pyvmm.errors import ConfigError
+from pyvmm.observe.recording.extras import Extras
 from pyvmm.observe.recording.recorder import Recorder
+from pyvmm.observe.trace.events import Chosen
 
 HELP = """\
 usage: pyvmm record GUEST -o FILE [OPTIONS OF `pyvmm run`]
 
   -o FILE      the recording (default: the guest's name and .pvm); one that is there is overwritten
+  -F HZ        note where each vCPU is, so many times a second (1 to 10000), for `pyvmm report`
+  -e EVENTS    note these events as well: names and patterns, such as 'irq_*,virtio_*' (pyvmm list has them all)
 
 `pyvmm replay FILE` opens it, on any machine with Python. docs/recording.md says what is in it.
 """
@@ -21,7 +25,7 @@ usage: pyvmm record GUEST -o FILE [OPTIONS OF `pyvmm run`]
 
 def command(arguments: list[str]) -> int:
     """Runs the guest to its end; returns its exit status."""
-    given, rest = own.take(arguments, (), ("o",))
+    given, rest = own.take(arguments, (), ("o", "e", "F"))
     options = Options(rest)
     if options.config is None:
         print(HELP, end="")
@@ -30,9 +34,11 @@ def command(arguments: list[str]) -> int:
     path = given["o"][-1] if "o" in given else f"{name}.pvm"
     if not path:
         raise ConfigError("-o: name a file for the recording")
+    hertz = own.number(given, "F", 0, 1, 10_000) if "F" in given else 0
+    chosen = Chosen(given["e"], "-e") if "e" in given else None
     recorder = Recorder(path, name, ["pyvmm", "record", *arguments])
     session = Session(options.config, options.debugcon)
-    session.observers.append(recorder.attach)
+    session.observers += [recorder.attach, Extras(recorder, hertz, chosen).attach]
     reason = None
     try:
         reason = session.run(options.timeout, options.paused, options.load)

@@ -9,7 +9,7 @@ from pyvmm import status
 from pyvmm.backends.stderr import say
 from pyvmm.errors import ConfigError
 from pyvmm.observe.trace.events import Chosen, catalogue
-from pyvmm.observe.trace.tracer import Tracer
+from pyvmm.observe.trace.tracer import Tracer, line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def attach(session: Session, texts: list[str]) -> None:
     words = [word for text in texts for word in text.split(",")]
     files = [word.removeprefix("file=") for word in words if word.startswith("file=")]
     chosen = Chosen([word.removeprefix("enable=") for word in words if not word.startswith("file=")])
-    session.observers.append(Tracer(chosen, _to_file(files[-1]) if files else say).attach)
+    write = _to_file(files[-1]) if files else say
+    session.observers.append(Tracer(chosen, lambda *event: write(line(*event))).attach)
 
 
 def _to_file(path: str) -> Callable[[str], None]:
@@ -46,9 +47,9 @@ def _to_file(path: str) -> Callable[[str], None]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--trace file={path}: {getattr(error, 'strerror', None) or error}") from None
 
-    def write(line: str) -> None:
+    def write(text: str) -> None:
         try:
-            os.write(fd, line.encode("utf-8", "backslashreplace") + b"\n")  # at once: whoever kills us has every line
+            os.write(fd, text.encode("utf-8", "backslashreplace") + b"\n")  # at once: whoever kills us has every line
         except OSError:
             pass  # the disk is full: the guest has done nothing wrong
 

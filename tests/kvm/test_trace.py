@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.observe.trace.events import Chosen
-from pyvmm.observe.trace.tracer import Tracer
+from pyvmm.observe.trace.tracer import Tracer, line
 from tests.support import vm
 from tests.support.process import COMMAND, PATIENCE, ROOT
 
@@ -26,13 +26,13 @@ def traced(tmp_path: Path, *patterns: str) -> list[str]:
     with vm.flat(PROGRAM, tmp_path) as (machine, console):
         handlers = [(mapping, mapping.read, mapping.write) for bus in (machine.ports, machine.mmio) for mapping in bus.mappings]
         own = {name: set(vars(device)) for name, device in machine.devices.items() if hasattr(device, "__dict__")}
-        tracer = Tracer(Chosen(list(patterns)), lines.append)
+        tracer = Tracer(Chosen(list(patterns)), lambda *event: lines.append(line(*event)))
         tracer.attach(machine)
         vm.run(machine)
         assert console.output == b"A"
         assert [(mapping, mapping.read, mapping.write) for mapping, _, _ in handlers] == handlers
         assert {name: set(vars(device)) for name, device in machine.devices.items() if hasattr(device, "__dict__")} == own
-    return [line.split(None, 2)[2] for line in lines if line.split()[1] == "vcpu0"]
+    return [each.split(None, 2)[2] for each in lines if each.split()[1] == "vcpu0"]
 
 
 def test_registers_in_order(tmp_path: Path) -> None:
@@ -57,9 +57,9 @@ def test_only_what_was_asked_for(tmp_path: Path) -> None:
 def test_times_ascend(tmp_path: Path) -> None:
     lines: list[str] = []
     with vm.flat(PROGRAM, tmp_path) as (machine, _):
-        Tracer(Chosen(["*"]), lines.append).attach(machine)
+        Tracer(Chosen(["*"]), lambda *event: lines.append(line(*event))).attach(machine)
         vm.run(machine)
-    times = [float(line.split()[0]) for line in lines]
+    times = [float(each.split()[0]) for each in lines]
     assert times == sorted(times)
     assert len(times) > 10
 

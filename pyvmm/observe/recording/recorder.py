@@ -85,6 +85,7 @@ class Recorder:
         written: bytes, when it is closed.
         began: what the recording's times count from (``monotonic_ns``).
         writer: for chunks of others; None until the first machine is there.
+        running: the machine that is recorded, or was last.
     """
 
     def __init__(self, path: str, name: str, command: list[str]) -> None:
@@ -95,7 +96,7 @@ class Recorder:
         self._command = command
         self.began = 0
         self._failed: BaseException | None = None
-        self._run: Run | None = None
+        self.running: Run | None = None
 
     def attach(self, machine: Machine) -> None:
         """Records a machine that does not run yet, until its run is over. ConfigError, HostError: the file; KvmError: see ``SyncRegs``."""
@@ -103,26 +104,26 @@ class Recorder:
         if self.writer is None:
             self.began = monotonic_ns()
             self.writer = Writer(self.path, header(machine.config, self._name, self._command, machine.memory.regions), self._on_failure)
-        self._run = Run(machine, self.writer, self.count, self.began, fresh)
+        self.running = Run(machine, self.writer, self.count, self.began, fresh)
         machine.at_end.append(self._run_over)
-        machine.own(self._run)
+        machine.own(self.running)
 
     def _run_over(self) -> None:
-        if self._run is not None:
-            self.count = self._run.finish()
+        if self.running is not None:
+            self.count = self.running.finish()
 
     def _on_failure(self, error: BaseException) -> None:
         self._failed = error
-        if self._run is not None:
-            self._run.machine.crashed(error)
+        if self.running is not None:
+            self.running.machine.crashed(error)
 
     def close(self, reason: StopReason | None = None) -> None:
         """Completes the file. ``reason``: how the run ended; None: the recording has no end."""
         if self.writer is not None:
             end = (
                 {}
-                if reason is None or self._run is None
-                else {**plain(reason), "console": self._run.rest, "time": monotonic_ns() - self.began}
+                if reason is None or self.running is None
+                else {**plain(reason), "console": self.running.rest, "time": monotonic_ns() - self.began}
             )
             self.writer.close(end or None)
             self.written = self.writer.written
@@ -135,7 +136,10 @@ class Run:
     Attributes:
         count: exits so far, those of machines before it included.
         rest: what the first serial port sent after the last exit.
+        pause_factor: for how many times the time it took the next keyframe must wait.
     """
+
+    pause_factor = 2
 
     def __init__(self, machine: Machine, writer: Writer, count: int, began: int, fresh: bool) -> None:
         self.machine = machine
@@ -264,7 +268,7 @@ class Run:
         now = monotonic_ns()
         self._key_count = self.count
         self._key_due = now + KEYFRAME_NS
-        self._key_earliest = now + 2 * (now - began)
+        self._key_earliest = now + self.pause_factor * (now - began)
 
     # --- at the end --------------------------------------------------------------------------------------------------
     def finish(self) -> int:

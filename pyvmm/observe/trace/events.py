@@ -95,22 +95,23 @@ class Chosen:
 
     Args:
         patterns: as on the command line: names and shell patterns, separated by commas; one that begins with "-" takes events away again.
+        option: what messages call it.
 
     Raises:
         ConfigError: a pattern matches no event.
     """
 
-    def __init__(self, patterns: list[str]) -> None:
+    def __init__(self, patterns: list[str], option: str = "--trace") -> None:
         words = [word for pattern in patterns for word in pattern.split(",") if word]
         if not words or len(words) > _MOST:
-            raise ConfigError("--trace: name events, such as --trace 'serial_*,irq_*': pyvmm list has them all")
+            raise ConfigError(f"{option}: name events, such as {option} 'serial_*,irq_*': pyvmm list has them all")
         known = catalogue()
         self.names: set[str] = set() if not words[0].startswith("-") else set(known)
         for word in words:
             away, pattern = word.startswith("-"), word.removeprefix("-")
             found = {name for name in known if fnmatchcase(name, pattern)}
             if not found:
-                raise ConfigError(f"--trace {word}: no event has such a name: pyvmm list has them all")
+                raise ConfigError(f"{option} {word}: no event has such a name: pyvmm list has them all")
             self.names = self.names - found if away else self.names | found
 
     def __contains__(self, name: str) -> bool:

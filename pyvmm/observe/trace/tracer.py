@@ -28,26 +28,32 @@ if TYPE_CHECKING:
     Undo = Callable[[], None]
 
 
+def line(time: int, who: str, event: str, text: str) -> str:
+    """An event as people read it."""
+    return f"{time / 1e9:12.6f} {who:<6} {event:<30} {text}".rstrip()
+
+
 class Tracer:
     """Traces machines, one after another (resets).
 
     Args:
         chosen: which events.
-        write: takes a line without its end; from any thread, one at a time.
+        write: takes (nanoseconds, thread, event, text); from any thread, one at a time. ``line`` makes a line of them.
+        began: what times count from (``perf_counter_ns``); 0: when each machine is attached to.
     """
 
-    def __init__(self, chosen: Chosen, write: Callable[[str], None]) -> None:
+    def __init__(self, chosen: Chosen, write: Callable[[int, str, str, str], None], began: int = 0) -> None:
         self.chosen = chosen
         self._write = write
         self._undo: list[Undo] = []
         self._names: dict[int, str] = {}  # thread -> what lines call it
         self._lock = Lock()
-        self._began = 0
+        self._began = self._fixed = began
 
     def attach(self, machine: Machine) -> None:
         """Traces until the machine's run has ended. Before it runs, machine lock not held."""
         self._names = {get_ident(): "io"}
-        self._began = perf_counter_ns()
+        self._began = self._fixed or perf_counter_ns()
         machine.at_end.append(self.detach)
         with machine.lock:
             for index, loop in enumerate(machine.runloops):
@@ -62,12 +68,11 @@ class Tracer:
             self._undo.pop()()
 
     def emit(self, event: str, text: str) -> None:
-        """One line. Any thread."""
+        """Tells of one event. Any thread."""
         now = perf_counter_ns() - self._began
         who = self._names.get(get_ident(), "thread")
-        line = f"{now / 1e9:12.6f} {who:<6} {event:<30} {text}".rstrip()
         with self._lock:
-            self._write(line)
+            self._write(now, who, event, text)
 
     # --- exits -------------------------------------------------------------------------------------------------------
     def _observe(self, index: int, loop: RunLoop) -> Undo:

@@ -1,0 +1,184 @@
+"""What a recording has beside exits, in chunks of its own: where the guest is, the kernel's counters, what I/O threads do, events.
+
+    SAMP  {"samples": SAMPLE after SAMPLE}
+    KSTA  {"time": ns, "vm": counters, "vcpus": [counters...], "nanoseconds": names of those that are times}; every KERNEL_NS and at last
+    SPAN  {"names": [...], "spans": SPAN after SPAN}; a span is the time a device needed to look at its queue, on a thread that is no vCPU's
+    EVNT  {"events": [[ns, thread, name, text], ...]}: what --trace would print
+
+Times count from the start of the recording.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from threading import Event, Thread
+from time import monotonic_ns
+
+from pyvmm.errors import KvmError
+from pyvmm.kvm import uapi
+from pyvmm.observe.stats.collect import kernel_stats, read
+from pyvmm.observe.trace.hooks import replace
+from pyvmm.observe.trace.tracer import Tracer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyvmm.machine import Machine
+    from pyvmm.observe.recording.recorder import Recorder
+    from pyvmm.observe.stats.kernel import KernelStats, Values
+    from pyvmm.observe.trace.events import Chosen
+    from pyvmm.runloop import RunLoop
+
+SAMPLES, KERNEL, SPANS, EVENTS = b"SAMP", b"KSTA", b"SPAN", b"EVNT"
+SAMPLE = Struct("<QHHIQ")  # ns, vCPU, flags, 0, rip
+ASLEEP, USER = 1, 2  # flags: in HLT; at privilege level 3
+SPAN = Struct("<QIHH")  # ns, how many ns it took (at most 4.29 s are counted), number of the name, queue
+KERNEL_NS = 50_000_000
+_TOOK_MAX = (1 << 32) - 1
+_MOST = 4096  # of anything in a chunk
+
+
+class Extras:
+    """Attach to each machine after its Recorder.
+
+    Args:
+        recorder: whose file these chunks go to.
+        hertz: samples a second of each vCPU; 0: none.
+        chosen: events; None: none.
+    """
+
+    def __init__(self, recorder: Recorder, hertz: float = 0, chosen: Chosen | None = None) -> None:
+        self._recorder = recorder
+        self._hertz = hertz
+        self._chosen = chosen
+        self._kernel: list[KernelStats] = []
+        self._undo: list[Callable[[], None]] = []
+        self._samples = bytearray()
+        self._spans = bytearray()
+        self._names: list[str] = []
+        self._events: list[list[Any]] = []
+        self._wanted: list[bool] = []
+        self._over = Event()
+        self._thread: Thread | None = None
+
+    def attach(self, machine: Machine) -> None:
+        """Until the machine's run has ended."""
+        self._began = self._recorder.began
+        self._kernel = kernel_stats(machine)
+        if self._chosen is not None:
+            Tracer(self._chosen, self._event, self._began).attach(machine)
+        if machine.cards is not None:
+            self._names = [transport.core.device.name for transport in machine.cards.transports]
+            for number, transport in enumerate(machine.cards.transports):
+                self._undo.append(self._listen(number, transport.core.device))
+        self._wanted = [False] * len(machine.vcpus)
+        if self._hertz:
+            for index, loop in enumerate(machine.runloops):
+                self._undo.append(self._sampled(index, loop))
+        machine.at_end.insert(0, self._ended)  # before the recorder's, whose file it needs
+        self._over.clear()
+        self._thread = Thread(target=self._watch, args=(machine,), daemon=True)
+        self._thread.start()
+
+    def _ended(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._count()
+        for each in self._kernel:
+            each.close()
+        while self._undo:
+            self._undo.pop()()
+        self._flush(0)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+    def _add(self, kind: bytes, data: Any) -> None:
+        writer = self._recorder.writer
+        if writer is not None:
+            writer.add(kind, 0, data)
+
+    def _flush(self, least: int) -> None:
+        """Writes what there is more of than ``least``. Others append meanwhile: what came later stays."""
+        if len(self._samples) > least * SAMPLE.size:
+            data = bytes(self._samples)
+            del self._samples[: len(data)]
+            self._add(SAMPLES, {"samples": data})
+        if len(self._spans) > least * SPAN.size:
+            data = bytes(self._spans)
+            del self._spans[: len(data)]
+            self._add(SPANS, {"names": list(self._names), "spans": data})
+        if len(self._events) > least:
+            events = self._events[:]
+            del self._events[: len(events)]
+            self._add(EVENTS, {"events": events})
+
+    def _event(self, time: int, who: str, event: str, text: str) -> None:
+        self._events.append([time, who, event, text])
+
+    # --- the thread that looks at the clock --------------------------------------------------------------------------
+    def _watch(self, machine: Machine) -> None:
+        step = 1 / self._hertz if self._hertz else KERNEL_NS / 1e9
+        counted = 0
+        while not self._over.wait(step):
+            if self._hertz:
+                with machine.parking:
+                    self._wanted = [True] * len(self._wanted)
+                    machine._kick_all()
+            if monotonic_ns() - counted >= KERNEL_NS:
+                counted = monotonic_ns()
+                self._count()
+                self._flush(_MOST)
+
+    def _count(self) -> None:
+        """One look at the kernel's counters."""
+        try:
+            vm, vcpus = read(self._kernel)
+        except OSError:
+            return
+        if vcpus:
+            times = sorted(self._kernel[1].nanoseconds)
+            now = monotonic_ns() - self._began
+            self._add(KERNEL, {"time": now, "vm": _numbers(vm), "vcpus": [_numbers(each) for each in vcpus], "nanoseconds": times})
+
+    # --- on a vCPU's thread --------------------------------------------------------------------------------------------
+    def _sampled(self, index: int, loop: RunLoop) -> Callable[[], None]:
+        interrupted, vcpu = loop.interrupted, loop.vcpu
+
+        def sampled() -> bool:
+            if self._wanted[index]:
+                self._wanted[index] = False
+                try:
+                    flags = ASLEEP if vcpu.get_mp_state() == uapi.KVM_MP_STATE_HALTED else 0
+                    flags |= USER if vcpu.get_sregs().ss.dpl == 3 else 0
+                    self._samples.extend(SAMPLE.pack(monotonic_ns() - self._began, index, flags, 0, vcpu.get_regs().rip))
+                except KvmError:
+                    pass  # a processor that has not been started
+            return interrupted()
+
+        loop.interrupted = sampled
+
+        def undo() -> None:
+            loop.interrupted = interrupted
+
+        return undo
+
+    # --- on a device's thread ----------------------------------------------------------------------------------------
+    def _listen(self, number: int, device: Any) -> Callable[[], None]:
+        serve = device.serve
+
+        def timed(index: int) -> None:
+            came = monotonic_ns()
+            try:
+                serve(index)
+            finally:
+                took = min(monotonic_ns() - came, _TOOK_MAX)
+                self._spans.extend(SPAN.pack(came - self._began, took, number, index))
+
+        return replace(device, "serve", timed)
+
+
+def _numbers(values: Values) -> dict[str, int]:
+    """Without histograms."""
+    return {name: each for name, each in values.items() if isinstance(each, int)}

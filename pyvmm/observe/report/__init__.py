@@ -1,0 +1,1 @@
+"""Reports of a recording: text, an HTML page, Chrome's trace format, folded stacks."""
