@@ -6,7 +6,7 @@ import sys
 
 from pyvmm.backends.stderr import say, say_lines
 from pyvmm.backends.unix import parse
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.observe import symbols
 from pyvmm.observe.debug.monitor import Monitor
 from pyvmm.observe.debug.prompt import Prompt
@@ -45,8 +45,8 @@ def _feed(session: Session, data: bytes) -> None:
 
 def listen(session: Session, wanted: list[tuple[str, str]]) -> None:
     """Opens the sockets: ("monitor" or "qmp", "PATH,server=on,wait=off"). ConfigError."""
-    import pyvmm.observe.debug.live  # noqa: F401  (now: a sandbox may keep it from being read later)
-
+    if session.seal is not None:
+        raise ConfigError("-monitor, -qmp and -sandbox, -runas or -chroot: a debugger needs what they give up: leave one of them out")
     monitor = monitor_of(session)
     for option, target in wanted:
         path, server, wait = parse(target, option)
@@ -70,7 +70,9 @@ class AtTerminal:
 
     def enter(self) -> None:
         """In the I/O loop, machine lock held."""
-        if self.open or self.session.terminal is None:
+        if self.session.sealed:
+            say("[no monitor under -sandbox, -runas or -chroot: a debugger needs what they give up]")
+        if self.open or self.session.terminal is None or self.session.sealed:
             return
         self.open = True
         self.console.lend()

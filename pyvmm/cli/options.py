@@ -58,6 +58,10 @@ the run
   -no-reboot               a guest's reset ends the run
   --json-log FILE          what happens in the run, a JSON object per line (docs/guests-as-tests.md)
   -S                       start paused (Ctrl-A p goes on)
+  -gdb tcp:[HOST]:PORT|unix:PATH[,history=on]   let gdb in, with -S before the first instruction; -s is -gdb tcp::1234.
+                           history=on for reverse execution, at a checkpoint per exit (docs/gdb.md)
+  -monitor unix:PATH,server=on,wait=off   the debugger's commands on a socket, as Ctrl-A c has them on the terminal; -qmp the
+                           same as JSON, in QEMU's protocol (docs/debugger.md); none
   -unclaimed               list the ports and addresses the guest used and nobody answered
   --trace-net              tell on stderr what becomes of each packet, from descriptor to wire and back
   --trace EVENTS[,file=FILE]   a line on stderr, or in FILE, for each of these events: names and patterns, such as
@@ -68,7 +72,7 @@ safety (docs/sandbox.md)
   -runas USER|UID:GID, -chroot DIR   as root: become that user, with that directory as root, before the guest runs
                            (QEMU's -run-with user=,chroot= too)
 accepted for QEMU's sake: -display none, -nographic, -accel kvm, -enable-kvm, -M, -vga none, -net none, -nic none,
-  -vnc none, -monitor none, -parallel none, -no-user-config, -name,
+  -vnc none, -parallel none, -no-user-config, -name,
   -object rng-random|rng-builtin|iothread
 
 exit status: 0 power-off (or reset under -no-reboot), (v<<1)|1 isa-debug-exit, 2 usage, 100 guest crash, 102 KVM error,
@@ -79,14 +83,15 @@ DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 
 WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
-    "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "parallel",
-    "drive", "chardev", "object", "netdev", "load", "json-log", "trace", "sandbox", "runas", "chroot", "run-with",
+    "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "qmp", "parallel",
+    "drive", "chardev", "object", "netdev", "load", "json-log", "trace", "sandbox", "runas", "chroot", "run-with", "gdb",
 }  # fmt: skip
 FLAGS = {
     "nodefaults",
     "snapshot",
     "no-reboot",
     "S",
+    "s",
     "unclaimed",
     "trace-net",
     "no-coalesce",
@@ -97,7 +102,7 @@ FLAGS = {
     "h",
 }
 _ONLY_VALUE = {
-    "display": "none", "accel": "kvm", "vga": "none", "net": "none", "vnc": "none", "monitor": "none", "parallel": "none",
+    "display": "none", "accel": "kvm", "vga": "none", "net": "none", "vnc": "none", "parallel": "none",
 }  # fmt: skip
 # vmport: VMware's port is not there either way; a guest that looks for it reads all-ones, which says so
 _MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",), "kernel_irqchip": ("on",), "vmport": ("on", "off")}
@@ -117,6 +122,8 @@ class Options:
         config: the machine, None when only help was asked for.
         timeout: seconds or None.
         paused: -S.
+        gdb: -gdb or -s, "" for none.
+        monitors: ("monitor" or "qmp", what is behind "unix:"), in their order.
         load: path of a snapshot, "" for none.
         json_log: path, "" for none.
         seal: closes the sandbox (``cli.safety``), None without one.
@@ -131,6 +138,8 @@ class Options:
         self.guest: catalogue.Guest | None = None
         self.debugcon = _debugcon(given)
         self.paused = "S" in given
+        self.monitors = [_monitor(name, value) for name in ("monitor", "qmp") for value in given.get(name, []) if value != "none"]
+        self.gdb = _last(given, "gdb", "tcp::1234" if "s" in given else "")
         self.load = _last(given, "load", "")
         self.json_log = _last(given, "json-log", "")
         self.trace = given.get("trace", [])
@@ -246,6 +255,13 @@ def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
 
             raise ConfigError(refusal(name, value or next(rest, "")) or f"unknown option {argument}: pyvmm run -help lists what there is")
     return words, given
+
+
+def _monitor(name: str, text: str) -> tuple[str, str]:
+    kind, _, target = text.partition(":")
+    if kind != "unix" or not target:
+        raise ConfigError(f"-{name} {text}: give unix:PATH,server=on,wait=off, or none; on the terminal it is Ctrl-A c")
+    return name, target
 
 
 def _last(given: dict[str, list[str]], name: str, default: str) -> str:

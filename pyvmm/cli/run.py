@@ -17,10 +17,12 @@ from pyvmm.machine import Machine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyvmm.backends.block.backend import BlockBackend
     from pyvmm.backends.net.backend import NetBackend
     from pyvmm.backends.terminal import Terminal
+    from pyvmm.cli.monitor import AtTerminal
     from pyvmm.events import StopReason
 
 # What ends a process by default and may come from outside: each must give the terminal back first. SIGUSR1 is also the
@@ -62,12 +64,20 @@ def open_session(options: Options) -> Session:
 
 
 def prepare(session: Session, options: Options) -> None:
-    """What any run of these options may have: the sandbox, traces. ConfigError."""
+    """What any run of these options may have: the sandbox, traces, gdb. ConfigError."""
     session.seal = options.seal
     if options.trace:
         from pyvmm.cli.trace import attach
 
         attach(session, options.trace)
+    if options.gdb:
+        from pyvmm.cli.gdb import attach as attach_gdb
+
+        attach_gdb(session, options.gdb, options.paused)
+    if options.monitors:
+        from pyvmm.cli.monitor import listen
+
+        listen(session, options.monitors)
 
 
 class Session:
@@ -82,13 +92,18 @@ class Session:
         self.machine: Machine | None = None
         self.terminal: Terminal | None = None
         self.seal: Callable[[], None] | None = None  # called once, when all is open and before the guest runs
+        self.sealed = False
         self.consoles: list[console.Console] = []
         self.debugcon: console.Console | None = None
         self.drives: dict[str, BlockBackend] = {}
         self.chardevs: dict[str, console.Console] = {}
         self.netdevs: dict[str, NetBackend] = {}
         self._signal = 0  # the first one that arrived
+        self.monitor: Any = None  # observe.debug.monitor.Monitor, once somebody wants one
+        self._at_terminal: AtTerminal | None = None
         self.observers: list[Callable[[Machine], None]] = []  # called with each machine before it runs
+        self.leavers: list[Callable[[Machine], None]] = []  # and with each when its run is over
+        self.closing: list[Callable[[], None]] = []  # called when the run is over, before anything is closed
         try:
             for drive in config.drives:
                 from pyvmm.backends.block.backend import open_drive
@@ -164,7 +179,7 @@ class Session:
         for observe in self.observers:
             observe(machine)
         if self.seal is not None:
-            seal, self.seal = self.seal, None
+            seal, self.seal, self.sealed = self.seal, None, True
             seal()
         if self._signal:  # it came while there was no machine yet
             machine.stop(self._signal)
@@ -172,6 +187,8 @@ class Session:
             say("[paused; Ctrl-A p goes on]")
         gc.enable()  # cli.entry turned it off for the start
         reason = machine.run(timeout, paused)
+        for leave in self.leavers:
+            leave(machine)
         if machine.hung:
             if machine.disk_hung:
                 self.drives.clear()  # a flush would wait for it as well
@@ -193,12 +210,17 @@ class Session:
             return
         from pyvmm.backends.terminal import Terminal
 
-        commands = {ord("x"): self._quit, ord("p"): self._pause, ord("b"): self._break}
+        commands = {ord("x"): self._quit, ord("p"): self._pause, ord("b"): self._break, ord("c"): self._monitor}
         self.terminal = Terminal(0, commands)
         stdio.filter = self.terminal.filter
+        self._stdio = stdio
 
     def _quit(self) -> None:
-        if self.machine is not None:
+        if self.monitor is not None and self.monitor.attached:
+            from pyvmm.cli.monitor import end
+
+            end(self)
+        elif self.machine is not None:
             self.machine.stop()
 
     def _pause(self) -> None:
@@ -211,13 +233,25 @@ class Session:
         if self.machine is not None and port is not None:  # a virtio console has no break
             self.machine.devices[f"serial{port}"].receive_break()
 
+    def _monitor(self) -> None:
+        if self._at_terminal is None:
+            from pyvmm.cli.monitor import AtTerminal
+
+            self._at_terminal = AtTerminal(self, self._stdio)
+        self._at_terminal.enter()
+
     def _on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGINT and self._at_terminal is not None and self._at_terminal.open:
+            self._at_terminal.interrupt()
+            return
         self._signal = self._signal or number
         if self.machine is not None:
             self.machine.stop(number)
 
     def close(self) -> None:
         """Gives the terminal back, makes sure that the disks have what was written, closes everything. May be called twice."""
+        while self.closing:
+            self.closing.pop()()
         if self.terminal is not None:
             self.terminal.restore()
             self.terminal = None

@@ -245,12 +245,25 @@ def test_others(talk: Talk) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"x", b"{", b"[]", b"5", b"null", b'{"execute": 5}', b'{"arguments": {}}', b'{"execute": "stop", "arguments": 5}', b"\xff\xfe", b"[" * 5000,
-        b'{"execute": "debug"}', b'{"execute": "debug", "arguments": {"command": 5}}', b'{"execute": "debug", "arguments": {"command": "a\\nb"}}',
-        b'{"execute": "set_link", "arguments": {"name": 1, "up": true}}', b'{"execute": "set_link", "arguments": {"name": "net0", "up": 3}}',
-        b'{"execute": "stop", "nonsense": 1}', b'{"execute": "human-monitor-command", "arguments": {}}',
+        b"x",
+        b"{",
+        b"[]",
+        b"5",
+        b"null",
+        b'{"execute": 5}',
+        b'{"arguments": {}}',
+        b'{"execute": "stop", "arguments": 5}',
+        b"\xff\xfe",
+        b"[" * 5000,
+        b'{"execute": "debug"}',
+        b'{"execute": "debug", "arguments": {"command": 5}}',
+        b'{"execute": "debug", "arguments": {"command": "a\\nb"}}',
+        b'{"execute": "set_link", "arguments": {"name": 1, "up": true}}',
+        b'{"execute": "set_link", "arguments": {"name": "net0", "up": 3}}',
+        b'{"execute": "stop", "nonsense": 1}',
+        b'{"execute": "human-monitor-command", "arguments": {}}',
     ],
-)  # fmt: skip
+)
 def test_malformed_requests_are_answered(talk: Talk, line: bytes) -> None:
     before = len(talk.heard)
     talk.qmp.line(line)
