@@ -284,12 +284,10 @@ class Control:
         stepper = Stepper(self.machine, index, self._eventful)
         self._stepping = True
         try:
-            regs = vcpu.get_regs()
             for done in range(count):
                 self._can_step(vcpu)
                 number = self.number
-                regs = stepper.step(regs, interrupts)
-                if regs is None:
+                if not stepper.step(interrupts):
                     return done
                 self.stepped += 1
                 if self.number == number:

@@ -2,7 +2,8 @@
 
 KVM_GUESTDBG_SINGLESTEP is good for one KVM_RUN (some KVMs let the guest run free after the exit of an access), so it is asked for
 before each. An instruction with an exit is over when the exit is complete: the KVM_RUN after it would execute the next one before it
-reports a step. Interrupts wait (KVM_GUESTDBG_BLOCKIRQ), or a step would end in the timer's handler nearly always.
+reports a step. Interrupts wait (KVM_GUESTDBG_BLOCKIRQ), or a step would end in the timer's handler nearly always. HLT is over at
+once; the step behind it waits for an interrupt (KVM in software does not: to it HLT does nothing).
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from pyvmm.kvm.ioctl import failure
 from pyvmm.kvm.native import get_errno
 from pyvmm.kvm.vcpu import run_ioctl
 from pyvmm.machine import KICK
+from pyvmm.observe.debug.abilities import PROTECTED, able
 from pyvmm.observe.paging import linear_address, read_linear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from pyvmm.machine import Machine
 
 _ALWAYS = uapi.KVM_GUESTDBG_ENABLE | uapi.KVM_GUESTDBG_SINGLESTEP
-_PIECES = 1 << 16  # exits of one instruction
 _HLT = b"\xf4"
+_PIECES = 1 << 16  # exits of one instruction
 
 
 class Stepper:
@@ -45,29 +46,38 @@ class Stepper:
         self._enough = enough
         self._control = _ALWAYS | uapi.KVM_GUESTDBG_BLOCKIRQ
 
-    def step(self, before: Any, interrupts: bool = False) -> Any:
+    def step(self, interrupts: bool = False) -> bool:
         """Executes one instruction, or one round of a REP.
 
         Args:
-            before: kvm_regs now.
             interrupts: one that is pending may be taken first; then the instruction is the first of its handler.
 
         Returns:
-            kvm_regs behind it, None when it was called off: nothing has been executed.
+            False when it was called off: nothing has been executed.
         """
         vcpu = self._vcpu
+        if not able("halts in steps", (PROTECTED,)) and self._halt():
+            return True
         if not self._run(interrupts):
-            return None
+            return False
         if vcpu.words[structs.RUN_EXIT_REASON // 4] != uapi.KVM_EXIT_DEBUG:
             self._exits[vcpu.words[structs.RUN_EXIT_REASON // 4]]()
             self._complete()
-            return vcpu.get_regs()
-        regs = vcpu.get_regs()
-        if regs.rip == before.rip + 1 and vcpu.get_mp_state() == uapi.KVM_MP_STATE_RUNNABLE:
-            sregs = vcpu.get_sregs()
-            if read_linear(self._machine.memory, sregs, linear_address(sregs, sregs.cs, before.rip), 1) == _HLT:
-                vcpu.set_mp_state(uapi.KVM_MP_STATE_HALTED)  # this KVM has swallowed it
-        return regs
+        return True
+
+    def _halt(self) -> bool:
+        """Carries out HLT, if that is what comes next: ring 0 only (SDM volume 2A, HLT)."""
+        vcpu = self._vcpu
+        if vcpu.get_mp_state() != uapi.KVM_MP_STATE_RUNNABLE:
+            return False
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+        here = linear_address(sregs, sregs.cs, regs.rip)
+        if sregs.ss.dpl or read_linear(self._machine.memory, sregs, here, 1) != _HLT:
+            return False
+        regs.rip += 1
+        vcpu.set_regs(regs)
+        vcpu.set_mp_state(uapi.KVM_MP_STATE_HALTED)
+        return True
 
     def _run(self, interrupts: bool) -> bool:
         vcpu = self._vcpu
@@ -98,8 +108,9 @@ class Stepper:
             self._exits[reason]()
 
     def finish(self) -> None:
-        """No more steps for now."""
+        """No more steps for now. Interrupts that had to wait are remembered: KVM does not look for them by itself, but after this."""
         try:
             self._vcpu.set_guest_debug(0)
+            self._vcpu.set_events(self._vcpu.get_events())
         except KvmError:
             pass

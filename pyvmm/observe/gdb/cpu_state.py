@@ -116,6 +116,11 @@ def _set_fpu(name: str, value: int, xsave: bytearray) -> None:
     xsave[_XSTATE_BV] |= 2 if name[0] in "xm" else 1  # SSE, x87: no longer as after a reset
 
 
+def is_fpu(name: str) -> bool:
+    """Whether a register is in the XSAVE area."""
+    return name in _LEGACY or name == "ftag"
+
+
 def full_tag(abridged: int, status: int, stack: list[int]) -> int:
     """The 16-bit tag word from FXSAVE's 8 bits (SDM volume 1, 10.5.1.1): two bits per physical register, from its contents.
 

@@ -53,6 +53,14 @@ def test_halt_is_a_step_and_a_halted_processor_waits(tmp_path: Path) -> None:
         assert control.step_instructions(0).why == subject.INTERRUPTED and rip(control) == BASE + 2
 
 
+def test_a_guest_stepped_over_halts_goes_on() -> None:
+    with guest("timer-pit") as control:
+        control.run(until=30)
+        for _ in range(3):
+            assert control.step_instructions(0, 100).why == subject.STEPPED
+        assert control.run().why == subject.END and b" 10 done" in bytes(control.machine.devices["serial0"].output.__self__.output)
+
+
 def test_a_spinning_guest_is_interrupted(tmp_path: Path) -> None:
     with rounds(tmp_path, HANG) as control:
         control.interrupt()  # nothing runs: nothing happens

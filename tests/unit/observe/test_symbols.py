@@ -4,56 +4,28 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from struct import pack
 
 import pytest
 
 from pyvmm.boot.image import Image
 from pyvmm.errors import ImageError
 from pyvmm.observe import symbols
+from tests.support.symbolfile import ABSOLUTE, FILE, FUNCTION, GLOBAL, LABEL, LOCAL, OBJECT, TEXT, UNDEFINED, Entry, executable
 
-# (name, value, size, type | binding << 4, section)
-TABLE = [
-    ("", 0, 0, 0, 0),
-    ("file.c", 0, 0, 4, 0xFFF1),
-    ("label", 0x10_0000, 0, 0x10, 1),
-    ("main", 0x10_0000, 0x20, 0x12, 1),
-    ("local", 0x10_0020, 0, 0, 1),
-    ("buffer", 0x10_0100, 0x40, 0x11, 1),
-    ("SIZE", 0x10_0030, 0, 0, 0xFFF1),
-    ("extern", 0, 0, 0x10, 0),
+ENTRIES: list[Entry] = [
+    ("file.c", 0, 0, FILE, LOCAL, ABSOLUTE),
+    ("label", 0x10_0000, 0, LABEL, GLOBAL, TEXT),
+    ("main", 0x10_0000, 0x20, FUNCTION, GLOBAL, TEXT),
+    ("local", 0x10_0020, 0, LABEL, LOCAL, TEXT),
+    ("buffer", 0x10_0100, 0x40, OBJECT, GLOBAL, TEXT),
+    ("SIZE", 0x10_0030, 0, LABEL, LOCAL, ABSOLUTE),
+    ("extern", 0, 0, LABEL, GLOBAL, UNDEFINED),
 ]
 
 
 def elf_file(wide: bool = True) -> bytes:
-    """One segment of 0x200 bytes, linear 1 MiB, physical 2 MiB; a symbol table; its strings."""
-    names = b"\0" + b"".join(name.encode() + b"\0" for name, *_ in TABLE if name)
-    entries = b""
-    for name, value, size, info, section in TABLE:
-        at = names.find(name.encode() + b"\0") if name else 0
-        entries += pack("<IBBHQQ", at, info, 0, section, value, size) if wide else pack("<IIIBBH", at, value, size, info, 0, section)
-    header = 64 if wide else 52
-    program = (
-        pack("<IIQQQQQQ", 1, 5, 0, 0x10_0000, 0x20_0000, 0x100, 0x200, 0)
-        if wide
-        else pack("<8I", 1, 0, 0x10_0000, 0x20_0000, 0x100, 0x200, 5, 0)
-    )
-    start = header + len(program)
-    body = entries + names + bytes(0x200)
-    sections = start + len(body)
-
-    def section(kind: int, offset: int, size: int, link: int) -> bytes:
-        if wide:
-            return pack("<IIQQQQIIQQ", 0, kind, 0, 0, offset, size, link, 0, 0, 24)
-        return pack("<10I", 0, kind, 0, 0, offset, size, link, 0, 0, 16)
-
-    table = section(0, 0, 0, 0) + section(2, start, len(entries), 2) + section(3, start + len(entries), len(names), 0)
-    head = b"\x7fELF" + bytes([2 if wide else 1, 1, 1]) + bytes(9) + pack("<HHI", 2, 62 if wide else 3, 1)
-    if wide:
-        head += pack("<QQQIHHHHHH", 0x10_0000, header, sections, 0, header, 56, 1, 64, 3, 2)
-    else:
-        head += pack("<IIIIHHHHHH", 0x10_0000, header, sections, 0, header, 32, 1, 40, 3, 2)
-    return head + program + body + table
+    """One segment of 0x200 bytes, linear 1 MiB, physical 2 MiB."""
+    return executable(bytes(0x100), ENTRIES, wide=wide, linear=0x10_0000, physical=0x20_0000, memory=0x200)
 
 
 @pytest.mark.parametrize("wide", [True, False])

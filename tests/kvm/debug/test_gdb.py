@@ -1,0 +1,170 @@
+"""A real gdb at real guests, by ``pyvmm run -gdb``: what it prints is what counts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import wait_until
+from tests.support.symbolfile import BASE, COUNTER, LOOP, WORK, counting_guest
+
+GDB = shutil.which("gdb")
+pytestmark = [pytest.mark.kvm, pytest.mark.skipif(GDB is None, reason="gdb is not installed (apt-get install gdb)")]
+SECONDS = 90
+
+
+class Debugged:
+    """``pyvmm run`` with a gdb at it, over a UNIX socket."""
+
+    def __init__(self, tmp_path: Path, guest: str, *commands: str, options: tuple[str, ...] = ("-S",), gdb: str = "") -> None:
+        assert GDB is not None
+        path = tmp_path / "gdb"
+        self.pyvmm = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "pyvmm",
+                "run",
+                guest,
+                "-m",
+                "16M",
+                "-serial",
+                "null",
+                "-gdb",
+                f"unix:{path}{gdb}",
+                "--timeout",
+                "80",
+                *options,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_until(path.exists, "pyvmm listens")
+        file = [guest] if "/" in guest else []
+        script = [f"target remote {path}", *commands]
+        self.gdb = subprocess.Popen(
+            [GDB, "-nx", "-batch", "-iex", "set pagination off", "-iex", "set debuginfod enabled off", *file]
+            + [each for command in script for each in ("-ex", command)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def ends(self) -> tuple[str, str, int]:
+        """What gdb printed, what pyvmm printed, and its status."""
+        try:
+            said = self.gdb.communicate(timeout=SECONDS)[0]
+            told = self.pyvmm.communicate(timeout=SECONDS)[0]
+        finally:
+            self.gdb.kill()
+            self.pyvmm.kill()
+        return said, told, self.pyvmm.returncode
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> str:
+    path = tmp_path / "counting.elf"
+    path.write_bytes(counting_guest())
+    return str(path)
+
+
+def rips(text: str) -> list[int]:
+    return [int(each, 16) for each in re.findall(r"^rip is (0x[0-9a-f]+)", text, re.MULTILINE)]
+
+
+WHERE = 'printf "rip is %#lx\\n", $rip'
+
+
+def test_breakpoints_at_symbols_watchpoints_and_steps(tmp_path: Path, counting: str) -> None:
+    said, _, status = Debugged(
+        tmp_path, counting,
+        "break *work", "continue", "backtrace 2", "continue", "p *(int*)&counter", "delete",
+        "watch *(int*)&counter", "continue", "continue", "delete", WHERE,
+        *["stepi", WHERE] * 9, "hbreak *work+4", "continue", WHERE, "stepi", WHERE, "delete",
+        "set $rax=0x1234", "p $ax", "set var *(int*)&counter = 1000", "x/dw &counter", "p $cr0", "monitor info breakpoints", "kill",
+    ).ends()  # fmt: skip
+    assert said.count(f"Breakpoint 1, 0x{WORK:016x} in work ()") == 2, said
+    assert f"#1  0x{BASE + 12:016x} in _start ()" in said
+    assert "$1 = 2\n" in said
+    assert re.findall(r"Old value = (\d+)\nNew value = (\d+)\n0x", said) == [("2", "3"), ("3", "4")]
+    round_ = [BASE + each for each in LOOP]
+    found = rips(said)
+    assert found[:10] == round_[1:] + round_[:2]
+    assert found[10:] == [WORK + 4, WORK + 5], "at the breakpoint, and one step on"
+    assert "Breakpoint 3, " in said and "= 4660\n" in said and f"{COUNTER:#x}:\t1000" in said and "PE" in said
+    assert status == 0
+
+
+def test_a_hundred_steps_with_the_timer_on_meet_no_handler(tmp_path: Path) -> None:
+    said, _, _ = Debugged(
+        tmp_path, "timer-pit", "break *0x7c5e", "continue", "delete", 'printf "handler %#x\\n", *(unsigned short*)0x80',
+        *["stepi", WHERE] * 100, "shell sleep 0.1", "stepi", WHERE, "detach",
+    ).ends()  # fmt: skip
+    handler = int(re.findall(r"handler (0x[0-9a-f]+)", said)[0], 16)
+    found = rips(said)
+    assert len(found) == 101 and handler not in found and len(set(found)) > 20, said
+
+
+def test_a_spinning_guest_is_interrupted_and_let_go(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    run = Debugged(tmp_path, "hang", "continue", WHERE, "stepi", "info registers rip", "detach", options=("--timeout", "4"))
+    time.sleep(1.5)
+    run.gdb.send_signal(signal.SIGINT)
+    said, _, status = run.ends()
+    assert "SIGINT" in said and len(rips(said)) == 1 and "detached]" in said
+    assert status == 124, "after gdb has gone it goes on, to its time limit"
+
+
+def test_processors_are_threads(tmp_path: Path) -> None:
+    said, _, status = Debugged(tmp_path, "smp", "info threads", "thread 2", WHERE, "thread 1", "stepi", "continue", gdb="").ends()
+    assert re.search(r"\* 1 +Thread 1 \"vCPU 0\"", said) and re.search(r"  2 +Thread 2 \"vCPU 1\"", said), said
+    assert "exited normally" in said and status == 0
+
+
+def test_back_and_forth(tmp_path: Path, counting: str) -> None:
+    said, _, status = Debugged(
+        tmp_path, counting, "break *work", *["continue"] * 3, "p *(int*)&counter",
+        *["stepi", WHERE] * 6, *["reverse-stepi", WHERE] * 6, *["reverse-continue", "p *(int*)&counter"] * 2,
+        "delete", "reverse-continue", WHERE, "kill",
+        gdb=",history=on",
+    ).ends()  # fmt: skip
+    found = rips(said)
+    assert found[6:12] == [*found[:5][::-1], WORK], said
+    assert [int(each) for each in re.findall(r"\$\d = (\d+)", said)] == [3, 2, 1]
+    assert "No more reverse-execution history" in said and found[12] == BASE
+    assert status == 0
+
+
+def test_a_crash_stands_still(tmp_path: Path) -> None:
+    said, told, status = Debugged(tmp_path, "triple-fault", "continue", "continue").ends()
+    assert "SIGABRT" in said and "KVM_EXIT_SHUTDOWN" in said and "exited with code 0144" in said, said
+    assert status == 100 and "crash" in told.lower()
+
+
+def test_exit_status_and_kill(tmp_path: Path) -> None:
+    said, _, status = Debugged(tmp_path, "exit-code", "continue").ends()
+    assert re.search(rf"exited (normally|with code 0?{status:o})", said), said
+    said, _, status = Debugged(tmp_path, "hang", "kill").ends()
+    assert status == 0 and "killed" in said
+
+
+def test_wrong_addresses_are_one_line() -> None:
+    for address in ("nonsense", "tcp::1234,history=maybe", "unix:"):
+        done = subprocess.run(
+            [sys.executable, "-m", "pyvmm", "run", "hello", "-gdb", address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "-gdb" in done.stderr, done.stderr
