@@ -49,7 +49,7 @@ def test_unit_tests_are_judged_as_their_own_runner_judges_them(unittests: Path) 
     assert done.returncode == 1, out + done.stderr
     assert "4 failed, 1 passed, 4 skipped" in out
     for name in ("fails", "aborts", "powers-off", "hangs"):
-        assert f"FAILED unittests.cfg::{name} - " in out
+        assert f"FAILED unittests.cfg::{name}" in out
     assert "status 3 (debug-exit" in out
     assert "guest hangs: no end after 1 s" in out
     assert "guest hangs: its last exits" in out
