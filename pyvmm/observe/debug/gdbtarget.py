@@ -227,7 +227,7 @@ class GdbTarget:
         if stepping:
             self._move(lambda found: found.step_instructions(stepping[0]), stopped)
         else:
-            self._move(lambda found: found.run(), stopped)
+            self._move(_run, stopped)
 
     def reverse_step(self, vcpu: int, stopped: Stopped) -> None:
         """See Target."""
@@ -289,15 +289,13 @@ class GdbTarget:
 
     def _outcome(self, found: Subject, act: Callable[[Subject], Stop]) -> StopEvent:
         while True:
-            over = found.stop.why in (subject.END, subject.CRASHED) and found.live and found.stop.at == found.last
+            over = act is _run and found.live and found.stop.why in (subject.END, subject.CRASHED)
             stop = found.stop if over else act(found)
             self._explain()
             if stop.why not in (subject.END, subject.CRASHED) or not found.live:
                 return self._event(stop)
-            if not over and (stop.why == subject.CRASHED or self.reversible):  # to be looked at; the next resume lets it end
-                return self._event(stop)
-            if not self._wanted:
-                return self._event(stop)
+            if not self._wanted or not over and (stop.why == subject.CRASHED or self.reversible):
+                return self._event(stop)  # to be looked at; the next "continue" lets it end
             following = self._holder.following(stop)
             if following is None:
                 self._subject = None
