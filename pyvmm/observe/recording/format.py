@@ -182,9 +182,9 @@ class Chunk:
         self.at = at  # of the body
 
 
-def chunk(kind: bytes, exit: int, count: int, body: bytes, table: bytes = b"", flags: int = 0) -> list[bytes]:
+def chunk(kind: bytes, exit: int, count: int, body: bytes, table: bytes = b"", flags: int = 0, pack_it: bool = True) -> list[bytes]:
     """A chunk as the pieces to be written."""
-    packed = zlib.compress(body, 1)
+    packed = zlib.compress(body, 1) if pack_it else body
     if len(packed) < len(body):
         flags |= PACKED
     else:
