@@ -25,6 +25,7 @@ from pyvmm.kvm import structs, uapi
 from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.abilities import RING3, able
 from pyvmm.observe.debug.conditions import ADDRESS, WATCH
+from pyvmm.observe.debug.lines import Lines
 from pyvmm.observe.debug.mechanisms import Mechanisms
 from pyvmm.observe.debug.standstill import Standstill
 from pyvmm.observe.debug.stepper import Stepper
@@ -94,6 +95,7 @@ class Control:
         self.recording = False  # exits are to be written down: somebody wants to see them
         self.ending: StopReason | None = None  # how the guest has ended, put off
         self.mechanisms = Mechanisms(machine, breakpoints)
+        self._lines = Lines(machine, breakpoints, lambda numbers: self.event(Event(why="", hits=numbers)))
         self._standstill = Standstill(machine)
         self._watches = [ExitWatch(self, index) for index in range(len(machine.vcpus))]
         self._unhandled = [loop.unhandled for loop in machine.runloops]
@@ -200,9 +202,11 @@ class Control:
             self.running = True
         self._until = None
         self.recording = self.on_exits is not None or bool(self.breakpoints.at_exits())
+        self._lines.arm()
         try:
             self.stop = act()
         finally:
+            self._lines.disarm()
             with self.machine.parking:
                 self.running = False
         return self.stop

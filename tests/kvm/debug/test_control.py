@@ -11,7 +11,7 @@ import pytest
 from pyvmm import events, exits
 from pyvmm.machine import Machine
 from pyvmm.observe.debug import subject
-from pyvmm.observe.debug.conditions import ADDRESS, EXIT, PORT, WATCH, Breakpoint
+from pyvmm.observe.debug.conditions import ADDRESS, EXIT, LINE, PORT, WATCH, Breakpoint
 from pyvmm.observe.debug.control import Control
 from pyvmm.observe.debug.subject import ExitRecord, Moment, SubjectError
 from tests.support import replay
@@ -118,6 +118,18 @@ def test_breakpoints_at_exits(tmp_path: Path, kind: str, port: int, value: int |
             stop = control.run(until=9)
             assert (stop.why, stop.exit, stop.hits, rip(control)) == (subject.BREAKPOINT, expected, [1], NOP)
         assert hits or control.run(until=9).why == subject.EXIT
+
+
+def test_an_interrupt_line_is_a_breakpoint(tmp_path: Path) -> None:
+    code = bytes.fromhex("90 66baf903 b002 ee 90ebfd")  # IER: interrupt when the transmitter is empty, which it is
+    with rounds(tmp_path, code) as control:
+        line = control.machine.lines.lines[4]
+        before = line.drive
+        control.breakpoints.add(Breakpoint(kind=LINE, first=4, last=4))
+        control.breakpoints.add(Breakpoint(kind=LINE, first=3, last=3))
+        stop = control.run()
+        assert (stop.why, stop.hits, rip(control), control.number) == (subject.BREAKPOINT, [1], BASE + 8, 1)
+        assert line.drive == before
 
 
 def test_a_breakpoint_at_an_address(tmp_path: Path) -> None:
