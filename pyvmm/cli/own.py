@@ -58,5 +58,5 @@ def number(given: dict[str, list[str]], name: str, default: float, low: float, h
     except ValueError:
         value = low - 1
     if not low <= value <= high:
-        raise ConfigError(f"--{name} {text}: give a number from {low:g} to {high:g}")
+        raise ConfigError(f"{'-' * min(len(name), 2)}{name} {text}: give a number from {low:g} to {high:g}")
     return value

@@ -287,6 +287,7 @@ addEventListener("keydown", event => {
   const act = keys[event.key];
   if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
+  $("tip").hidden = true;
   act();
 });
 $("slider").max = Math.max(n - 1, 0);

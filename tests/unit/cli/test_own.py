@@ -31,6 +31,6 @@ def test_wrong_values_are_one_line() -> None:
     with pytest.raises(ConfigError, match="--sort size: give one of time, count"):
         own.choice({"sort": ["size"]}, "sort", ("time", "count"), "time")
     for text in ("x", "0", "1e9", "nan"):
-        with pytest.raises(ConfigError, match="--F"):
+        with pytest.raises(ConfigError, match="-F"):
             own.number({"F": [text]}, "F", 99, 1, 1000)
     assert own.number({}, "F", 99, 1, 1000) == 99
