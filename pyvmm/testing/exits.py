@@ -97,7 +97,7 @@ class Exits:
         from pyvmm.observe.explain.who import locate
 
         machine = self._machine
-        if machine is None:
+        if machine is None or not machine.memory.regions:  # none yet, or closed
             return []
         layout, emulated = Layout.of(machine), emulates_ring0()
         lines = []

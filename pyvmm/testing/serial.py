@@ -11,6 +11,7 @@ from pyvmm.backends.console import Console
 from pyvmm.errors import PyvmmError
 
 KEPT = 16 << 20  # bytes of output: a guest that prints for ever must not fill the host's memory
+_WIDEST = 400  # characters of one line
 _POLL = 0.005  # seconds between looks; nobody is woken per byte, which would slow the guest down
 
 
@@ -63,8 +64,9 @@ class Serial(Console):
         return self.output.decode("latin-1").replace("\r\n", "\n")
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines of ``text``."""
-        return "\n".join(self.text.splitlines()[-lines:])
+        """The last lines of ``text``, none longer than a few lines of a terminal."""
+        shown = self.text.splitlines()[-lines:]
+        return "\n".join(line if len(line) <= _WIDEST else f"{line[:_WIDEST]}... ({len(line) - _WIDEST} more)" for line in shown)
 
     def expect(self, pattern: bytes | str, timeout: float = 10) -> re.Match[bytes]:
         """Waits until the guest has printed what a regular expression matches.

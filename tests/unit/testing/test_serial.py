@@ -85,6 +85,8 @@ def test_output_as_text(console: Serial) -> None:
     assert console.output == b"a\r\nb\xff\r\n\r\n"
     assert console.text == "a\nb\xff\n\n"
     assert console.tail(2) == "b\xff\n"
+    console.write(b"." * 500)
+    assert console.tail(1) == "." * 400 + "... (100 more)"
 
 
 def test_skip_leaves_what_was_printed_behind(console: Serial) -> None:
