@@ -118,6 +118,15 @@ def _put(region: Region, pages: dict[int, bytes]) -> int:
     return changed
 
 
+def _bits(bitmap: bytes | bytearray) -> Iterator[int]:
+    """Numbers of the bits that are set."""
+    for word, bits in enumerate(memoryview(bitmap).cast("Q")):
+        while bits:
+            lowest = bits & -bits
+            yield 64 * word + lowest.bit_length() - 1
+            bits ^= lowest
+
+
 class Tracked:
     """Guest memory with a record of what changes, by the guest (KVM's dirty log) and by user space (``GuestMemory.track``).
 
@@ -152,12 +161,11 @@ class Tracked:
         pages = self._written.take() | lasting | self.lasting
         self.lasting = lasting
         for slot in self.memory.slots:
-            first = slot.gpa // PAGE
-            for word, bits in enumerate(memoryview(self.vm.dirty_log(slot.number, slot.size // PAGE)).cast("Q")):
-                while bits:
-                    lowest = bits & -bits
-                    pages.add(first + 64 * word + lowest.bit_length() - 1)
-                    bits ^= lowest
+            log = self.vm.dirty_log(slot.number, slot.size // PAGE)
+            for start in range(0, len(log), PAGE):  # 128 MiB at a time: as a rule nearly all is zeros
+                part = log[start : start + PAGE]
+                if part.strip(b"\0"):
+                    pages.update(slot.gpa // PAGE + 8 * start + bit for bit in _bits(part))
         for reader in self.readers:
             reader |= pages
 
