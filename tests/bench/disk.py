@@ -65,6 +65,8 @@ def rows(label: str, unit: str, results: Results, first: str, other: str, each: 
         found = {name: samples[quantity] for name, samples in results.items() if quantity in samples}
         if not found:
             continue
+        if unit in ("MB/s", "probes/s") and quantity == "rate":
+            digits = 2  # a user network under emulation has few of them
         values = [_short(found[name], digits) if name in found else "" for name in results]
         over = quantity != "exits" and first in found and other in found
         table.append([f"{label}: {text}", *values, found[first].over(found[other]).spread(2) if over else ""])
