@@ -13,7 +13,7 @@ Entry = tuple[str, int, int, int, int, int]
 
 
 def executable(code: bytes, entries: list[Entry], *, wide: bool = True, linear: int, physical: int, memory: int = 0) -> bytes:
-    """One segment with ``code``, ``memory`` bytes long or as long as the code, and the symbols; entered at its start."""
+    """One segment with ``code``, ``memory`` bytes long or as long as the code, and the symbols; entered at its start. Without code: names only."""
     names = b"\0" + b"".join(entry[0].encode() + b"\0" for entry in entries)
     table = bytes(24 if wide else 16)
     for name, value, size, kind, binding, home in entries:
@@ -33,7 +33,7 @@ def executable(code: bytes, entries: list[Entry], *, wide: bool = True, linear: 
         return pack("<IIQQQQIIQQ" if wide else "<10I", at, kind, flags, address, offset, size, link, 0, 0, entry)
 
     at = start + len(code)
-    sections = section("", 0, 0, 0, 0, 0) + section(".text", 1, 7, linear, start, len(code))
+    sections = section("", 0, 0, 0, 0, 0) + section(".text", 1 if code else 8, 7, linear, start, len(code) or memory)
     sections += section(".symtab", 2, 0, 0, at, len(table), 3, 24 if wide else 16)
     sections += section(".strtab", 3, 0, 0, at + len(table), len(names))
     sections += section(".shstrtab", 3, 0, 0, at + len(table) + len(names), len(names_of_sections))

@@ -277,3 +277,62 @@ def test_the_end_of_the_run_ends_a_move(tmp_path: Path) -> None:
         threading.Timer(0.2, control.machine.stop).start()
         stop = control.run()
         assert stop.why == subject.END and stop.verdict is not None and stop.verdict.kind == events.QUIT
+
+
+def start_both(control: Control) -> None:
+    """The second processor runs what the first does, without having been woken by it."""
+    first, second = control.machine.vcpus
+    second.set_sregs(first.get_sregs())
+    second.set_regs(first.get_regs())
+    second.set_mp_state(first.get_mp_state())
+
+
+def test_two_processors_at_one_breakpoint(tmp_path: Path) -> None:
+    with rounds(tmp_path, smp=2) as control:
+        start_both(control)
+        found = control.breakpoints.add(Breakpoint(kind=ADDRESS, first=MOV_AL, last=MOV_AL))
+        seen = []
+        for _ in range(30):
+            stop = control.run()
+            assert (stop.why, stop.hits, rip(control, stop.vcpu)) == (subject.BREAKPOINT, [1], MOV_AL)
+            seen.append(stop.vcpu)
+        assert {0, 1} == set(seen) and found.hits >= 30
+        found.vcpu = 1
+        before = rip(control, 0), control.number
+        for _ in range(5):
+            stop = control.run()
+            assert (stop.vcpu, rip(control, 1)) == (1, MOV_AL)
+        assert control.number > before[1] + 4
+
+
+def test_steps_move_one_processor(tmp_path: Path) -> None:
+    with rounds(tmp_path, smp=2) as control:
+        start_both(control)
+        control.run(until=10)
+        still = control.machine.vcpus[1].get_regs().rip
+        for _ in range(12):
+            assert control.step_instructions(0).why == subject.STEPPED
+            assert rip(control, 1) == still
+
+
+def test_a_watchpoint_with_two_processors(tmp_path: Path) -> None:
+    with rounds(tmp_path, smp=2) as control:
+        start_both(control)
+        control.breakpoints.add(Breakpoint(kind=WATCH, first=COUNTER, last=COUNTER + 3, direction="w"))
+        values = []
+        for _ in range(10):
+            stop = control.run()
+            assert stop.why == subject.BREAKPOINT and stop.address == COUNTER
+            values.append(counter(control))
+        assert values == sorted(set(values))
+
+
+def test_history_and_breakpoints_with_two_processors(tmp_path: Path) -> None:
+    with rounds(tmp_path, smp=2) as control:
+        start_both(control)
+        told: list[int] = []
+        control.on_exits = lambda records: told.extend(record.number for record in records)
+        control.breakpoints.add(Breakpoint(kind=ADDRESS, first=INC, last=INC, ignore=40))
+        assert control.run().why == subject.BREAKPOINT
+        assert told == list(range(1, control.number + 1)) and control.number >= 30
+        assert control.run(until=control.number + 100).why in (subject.EXIT, subject.BREAKPOINT)
