@@ -19,6 +19,7 @@ from pyvmm.observe import paging
 from pyvmm.observe.debug import abilities, conditions
 from pyvmm.observe.debug.readonly import ReadOnly
 from pyvmm.record import Record
+from pyvmm.threads import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Mechanisms:
         self._waiting: list[Breakpoint] = []
         self._read_only = ReadOnly(machine)
         self._armed = False
+        self._looking = Lock()  # a vCPU's thread that looks counts as parked: the debugger's may disarm meanwhile
 
     # --- choosing ----------------------------------------------------------------------------------------------------
     def prepare(self, vcpu: int) -> None:
@@ -204,8 +206,9 @@ class Mechanisms:
 
     def disarm(self) -> None:
         """The guest is as if nobody watched it, but for pages that stay read-only."""
-        self._armed = False
-        self._hide()
+        with self._looking:
+            self._armed = False
+            self._hide()
         for vcpu in self.machine.vcpus:
             vcpu.set_guest_debug(0)
 
@@ -221,13 +224,14 @@ class Mechanisms:
     @contextmanager
     def hidden(self) -> Iterator[None]:
         """``with mechanisms.hidden():`` memory is the guest's own, the vCPUs standing still meanwhile."""
-        if self._armed:
-            self._hide()
-        try:
-            yield
-        finally:
+        with self._looking:
             if self._armed:
-                self._show()
+                self._hide()
+            try:
+                yield
+            finally:
+                if self._armed:
+                    self._show()
 
     def _show(self) -> None:
         for each in self._planted.values():
