@@ -300,10 +300,10 @@ class Recording:
             for number in format.page_numbers(chunk.table):
                 self._places.setdefault(number, []).append(len(self._pages))
             self._pages.append(chunk)
+            self._page_keyframes.append(len(self._keyframes))  # the one to come; none, where the file is cut off in between
         elif kind == format.KEYFRAME:
             if chunk.exit != self.count or chunk.count != pages_since:
                 return False
-            self._page_keyframes += [len(self._keyframes)] * (len(self._pages) - len(self._page_keyframes))
             self._keyframes.append(chunk)
             self._moments.append(chunk.exit)
         elif kind == format.END:

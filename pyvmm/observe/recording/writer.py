@@ -169,9 +169,11 @@ class Writer:
 
     def _give_up(self, error: BaseException) -> None:
         with self._state:
-            self._error = True
+            told, self._error = self._error, True
             self._jobs.clear()
             self._state.notify_all()
+        if told:
+            return
         if isinstance(error, OSError | MemoryError):
             error = HostError(f"cannot write the recording {self.path}: {getattr(error, 'strerror', None) or 'the host is out of memory'}")
         self._failed(error)
