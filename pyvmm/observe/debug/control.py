@@ -279,8 +279,8 @@ class Control:
         return Stop(why=subject.STEPPED, vcpu=vcpu, at=self.moment)
 
     def _do_steps(self, vcpu: int, count: int, interrupts: bool = False) -> int:
-        done: int = self._standstill.do(vcpu, lambda: self._steps(vcpu, count, interrupts))
-        return done
+        done: int | None = self._standstill.do(vcpu, lambda: self._steps(vcpu, count, interrupts), self._eventful)
+        return done or 0
 
     def _steps(self, index: int, count: int, interrupts: bool) -> int:
         """On the vCPU's thread: up to ``count`` steps, fewer when there is an event. Returns how many."""

@@ -88,8 +88,11 @@ class Standstill:
             self.on = False
             self.machine.parking.notify_all()
 
-    def do(self, index: int, act: Callable[[], Any]) -> Any:
+    def do(self, index: int, act: Callable[[], Any], enough: Callable[[], object] = lambda: False) -> Any:
         """What ``act`` gives, called on the thread of a parked vCPU, with nobody else at the machine. From one thread at a time.
+
+        Returns:
+            None when ``enough`` became true before its turn came: the vCPU is parked elsewhere (the user's pause, S3).
 
         Raises:
             SubjectError: the run is over. And what ``act`` raises.
@@ -99,11 +102,11 @@ class Standstill:
         with parking:
             self._job = job
             parking.notify_all()
-            parking.wait_for(lambda: job.done or self.machine.reason is not None and not job.begun)
+            parking.wait_for(lambda: job.done or not job.begun and (self.machine.reason is not None or enough()))
             self._job = None
         if job.error is not None:
             raise job.error
-        if not job.done:
+        if not job.done and self.machine.reason is not None:
             raise SubjectError("the machine has ended")
         return job.result
 

@@ -165,6 +165,27 @@ def test_a_step_stops_at_a_breakpoint(tmp_path: Path) -> None:
         assert control.step_instructions(0).why == subject.STEPPED and rip(control) == NOP
 
 
+def test_the_guests_own_int3_reaches_it(tmp_path: Path) -> None:
+    """A vector 3 of real mode that counts; a breakpoint on the NOP behind the INT3."""
+    code = bytes.fromhex("c7060c00137c c7060e000000 bc0070 cc 90 ebfc ff060090 cf")
+    with rounds(tmp_path, code, fmt="flat16") as control:
+        control.breakpoints.add(Breakpoint(kind=ADDRESS, first=0x7C10, last=0x7C10))
+        for expected in (1, 2, 3):
+            assert control.run().why == subject.BREAKPOINT and rip(control) == 0x7C10
+            assert control.machine.memory.unpack("<H", 0x9000) == (expected,)
+
+
+def test_a_paused_machine_can_be_interrupted(tmp_path: Path) -> None:
+    with rounds(tmp_path) as control:
+        control.run(until=3)
+        control.machine.pause()
+        for move in (control.run, lambda: control.step_instructions(0, 10_000)):
+            threading.Timer(0.2, control.interrupt).start()
+            assert move().why == subject.INTERRUPTED
+        control.machine.resume()
+        assert control.run(until=20).why == subject.EXIT
+
+
 def test_checkpoints_do_not_see_planted_bytes(tmp_path: Path) -> None:
     with rounds(tmp_path) as control:
         control.breakpoints.add(Breakpoint(kind=ADDRESS, first=INC, last=INC, ignore=5))
