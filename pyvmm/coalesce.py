@@ -46,6 +46,7 @@ class CoalescedRing:
 
     Attributes:
         users: who may have zones; ``stop`` stops them.
+        forbidden: no zones at all, while somebody wants to see every write; ``stop`` those that are there.
         take_port: gets what was written to the one coalesced port.
     """
 
@@ -53,6 +54,7 @@ class CoalescedRing:
         self.machine = machine
         self.users: list[CoalescedSerial | CoalescedRegisters] = []
         self.take_port: Callable[[bytes], None]
+        self.forbidden = False
         self._zones = 0
         self._draining = False
 
@@ -165,6 +167,8 @@ class CoalescedSerial:
 
     def start(self) -> None:
         """Registers the zone."""
+        if self.ring.forbidden:
+            return
         if not self.ring.add(self.mapping.base, 1, True):
             self._streak = _NEVER
             return
@@ -235,7 +239,8 @@ class CoalescedRegisters:
 
     def start(self) -> None:
         """Registers the zones."""
-        if self.on or self._bar.base is None:
+        if self.on or self._bar.base is None or self.ring.forbidden:
+            self._streak = 0
             return
         self._base = self._bar.base
         added: list[tuple[int, int, bool]] = []

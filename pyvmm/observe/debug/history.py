@@ -74,7 +74,8 @@ class History:
         self._layout: Layout | None = None
         self._is_open = True
         with machine.quiesce():
-            if machine.coalesced is not None:
+            if machine.coalesced is not None:  # which writes would make an exit is not part of a machine's state
+                machine.coalesced.forbidden = True
                 machine.coalesced.stop()
             self._drives = Drives(machine)
             self._ram = Ram(machine)
@@ -90,6 +91,8 @@ class History:
             with self.machine.quiesce():
                 self._drives.close()
                 self._is_open = self.reliving = False
+                if self.machine.coalesced is not None:
+                    self.machine.coalesced.forbidden = False
                 for line in self.lines:
                     line.close()
                 for bus in (self.machine.ports, self.machine.mmio):

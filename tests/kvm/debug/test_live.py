@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pyvmm import events
+from pyvmm.machine import Machine
 from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.conditions import ADDRESS, EXIT, PORT, WRITE, Breakpoint
 from pyvmm.observe.debug.live import Live
@@ -17,6 +18,7 @@ from tests.support.disk import FakeDisk
 from tests.support.explained import explanations
 from tests.support.living import living, screen
 from tests.support.process import wait_until
+from tests.support.vm import Collector
 
 pytestmark = pytest.mark.kvm
 
@@ -293,6 +295,29 @@ def test_what_was_typed_is_typed_again() -> None:
         stop = live.step(last - 100)
         assert stop.why == subject.EXIT, stop
         assert live.console() == said == screen(live)
+
+
+def test_a_machine_that_runs_is_taken_up_and_let_go() -> None:
+    settings = replay.config("serial-poll", "-m", "16M").replace(coalesce=True)
+    console = Collector()
+    with Machine(settings, [console]) as machine:
+        thread = threading.Thread(target=machine.run, args=(120.0,))
+        thread.start()
+        wait_until(lambda: len(console.output) > 1000, "it prints")
+        for _ in range(3):
+            live = Live(machine)
+            before = len(console.output)
+            assert live.step(20).why == subject.EXIT
+            assert len(console.output) - before == len(live.console()) == 10
+            live.goto(Moment(exit=7))
+            live.step(5)
+            live.goto(live.last)
+            assert len(console.output) - before == 10
+            live.close()
+            wait_until(lambda: len(console.output) > before + 1000, "it goes on", 60)  # noqa: B023
+        thread.join(120)
+        assert machine.reason is not None and machine.reason.kind == events.POWEROFF
+        assert len(console.output) == 64 << 10
 
 
 # --- guests that are not like others -----------------------------------------------------------------------------------
