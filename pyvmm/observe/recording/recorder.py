@@ -26,8 +26,8 @@ from pyvmm.kvm.kind import cpu_brand, kvm_kind
 from pyvmm.kvm.state import SyncRegs
 from pyvmm.observe.explain.layout import plain
 from pyvmm.observe.recording import format
+from pyvmm.observe.recording.contents import CONSOLE_KEPT, Header, Keyframe
 from pyvmm.observe.recording.ram import Ram
-from pyvmm.observe.recording.reader import CONSOLE_KEPT, Header, Keyframe
 from pyvmm.observe.recording.states import DeviceStates
 from pyvmm.observe.recording.writer import Writer
 from pyvmm.runloop import Observer, Stop

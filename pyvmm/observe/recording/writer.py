@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, BinaryIO
 
-    from pyvmm.observe.recording.reader import Header, Keyframe
+    from pyvmm.observe.recording.contents import Header, Keyframe
 
 BACKLOG_MAX = 64 << 20  # bytes that wait to be packed; whoever has more waits
 _PACKED_BACKLOG = 16 << 20  # bytes that wait, beyond which pages are not packed
