@@ -14,7 +14,7 @@ from base64 import b64encode
 from pathlib import Path
 
 from pyvmm.observe.report.hot import spots
-from pyvmm.observe.report.model import ended
+from pyvmm.observe.report.model import ended, trusted
 from pyvmm.observe.report.told import tell
 from pyvmm.observe.stats.text import milliseconds
 
@@ -37,12 +37,17 @@ def page(story: Story, name: Name) -> str:
     Args:
         story: the recording.
         name: functions by address.
+
+    Raises:
+        ConfigError: the recording has what no recorder writes.
     """
+    with trusted():
+        data = content(story, name)
     parts = {
         "@TITLE@": html.escape(f"{story.recording.header.name}: {len(story.numbers)} exits"),
         "@CSS@": (_HERE / "page.css").read_text(),
         "@JS@": (_HERE / "page.js").read_text(),
-        "@DATA@": json.dumps(content(story, name), separators=(",", ":")).replace("<", "\\u003c"),
+        "@DATA@": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     }
     shown = (_HERE / "page.html").read_text()
     for mark, text in parts.items():

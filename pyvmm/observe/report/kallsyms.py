@@ -31,6 +31,10 @@ _STEP, _BEFORE, _AFTER = 4 << 20, 8 << 20, 4 << 20  # bytes: read at once; how f
 _LEAST, _MOST = 1000, 1 << 20  # symbols: Debian's kernel has 150,000
 _TYPES = frozenset("aAbBdDgGiInNpPrRsStTuUvVwW")  # of nm
 _EVERY = 256
+_TOKEN = 64  # bytes: longer than any
+_NEAR = 16 << 10  # bytes before and behind the digits in which all tokens lie
+_LIMIT = 4 << 30  # kernels lie below
+_HITS, _TABLES, _PATIENCE = 4096, 4, 4_000_000  # digits, tokens, names looked at: memory may be a guest's that wants to keep us busy
 
 
 def find(memory: Memory, ram: list[list[int]]) -> Symbols | None:
@@ -40,41 +44,43 @@ def find(memory: Memory, ram: list[list[int]]) -> Symbols | None:
         memory: of the guest.
         ram: [gpa, bytes] of each piece.
     """
+    hits = tables = 0
     for gpa, size in ram:
-        for start in range(gpa, gpa + size, _STEP):
-            length = min(_STEP + len(_DIGITS), gpa + size - start)
-            try:
-                block = memory.read(start, length)
-            except PyvmmError:
-                continue
+        end = min(gpa + size, _LIMIT)
+        for start in range(gpa, end, _STEP):
+            block = _read(memory, start, min(start + _STEP + len(_DIGITS), end))
             at = block.find(_DIGITS)
-            while at >= 0:
-                found = _around(memory, gpa, gpa + size, start + at)
-                if found is not None:
-                    return found
+            while at >= 0 and hits < _HITS and tables < _TABLES:
+                hits += 1
+                digits = start + at
+                low = max(digits - _NEAR, gpa) + 7 & -8
+                if _tokens(_read(memory, low, min(digits + _NEAR, end)), digits - low) is not None:
+                    tables += 1
+                    low = max(digits - _BEFORE, gpa) + 7 & -8
+                    found = parse(_read(memory, low, min(digits + _AFTER, end)), digits - low)
+                    if found is not None:
+                        return found
                 at = block.find(_DIGITS, at + 1)
     return None
 
 
-def _around(memory: Memory, first: int, end: int, digits: int) -> Symbols | None:
-    """The table whose token 0x30 is at ``digits``."""
-    low = max(digits - _BEFORE, first) + 7 & -8
+def _read(memory: Memory, start: int, end: int) -> bytes:
     try:
-        data = memory.read(low, min(digits + _AFTER, end) - low)
+        return memory.read(start, end - start)
     except PyvmmError:
-        return None
-    return parse(data, digits - low)
+        return b""
 
 
 def parse(data: bytes, digits: int) -> Symbols | None:
-    """The same in a piece of memory that begins on 8 bytes, with token 0x30 at ``digits``."""
+    """The table in a piece of memory that begins on 8 bytes, with token 0x30 at ``digits``."""
     tokens = _tokens(data, digits)
     if tokens is None:
         return None
     words, table, behind = tokens
+    patience = [_PATIENCE]
     for at, count in enumerate(memoryview(data[: table & -8]).cast("Q")):
         if _LEAST <= count <= _MOST:
-            names = _names(data, 8 * at + 8, count, table, words)
+            names = _names(data, 8 * at + 8, count, table, words, patience)
             addresses = _addresses(data, 8 * at, count, behind) if names is not None else None
             if names is not None and addresses is not None:
                 return Symbols(map(_symbol, names, addresses), source="the kernel's own table")
@@ -89,23 +95,29 @@ def _symbol(name: str, address: int) -> Symbol:
 def _tokens(data: bytes, digits: int) -> tuple[list[str], int, int] | None:
     """(the tokens, where token_table begins, where token_index ends)"""
     at = digits
-    for _ in range(0x30):
-        at = data.rfind(b"\0", max(at - 64, 0), at - 1) + 1  # the end of the token before
+    for _ in range(0x2F):
+        at = data.rfind(b"\0", max(at - _TOKEN, 0), at - 1) + 1  # the end of the token before
         if not at:
             return None
-    words = data[at : at + 8192].split(b"\0", 256)[:256]
-    index = at + sum(len(word) + 1 for word in words) + 7 & -8
-    if len(words) < 256 or at % 8 or index + 512 > len(data):
-        return None
+    for begin in range(at - 2 & -8, max(at - _TOKEN, -1), -8):  # the first one has no end of another before it
+        words = data[begin : begin + 8192].split(b"\0", 256)[:256]
+        index = begin + sum(len(word) + 1 for word in words) + 7 & -8
+        if len(words) == 256 and index + 512 <= len(data) and _fits(words, unpack_from("<256H", data, index)):
+            return [word.decode("latin-1") for word in words], begin, index + 512
+    return None
+
+
+def _fits(words: list[bytes], starts: tuple[int, ...]) -> bool:
+    """Whether token_index says where the tokens are."""
     offset = 0
-    for word, start in zip(words, unpack_from("<256H", data, index), strict=True):
+    for word, start in zip(words, starts, strict=True):
         if start != offset:
-            return None
+            return False
         offset += len(word) + 1
-    return [word.decode("latin-1") for word in words], at, index + 512
+    return True
 
 
-def _names(data: bytes, start: int, count: int, end: int, tokens: list[str]) -> list[str] | None:
+def _names(data: bytes, start: int, count: int, end: int, tokens: list[str], patience: list[int]) -> list[str] | None:
     """All names with their types in front, when the markers behind them say the same."""
     at, found, markers = start, [], []
     for number in range(count):
@@ -116,7 +128,8 @@ def _names(data: bytes, start: int, count: int, end: int, tokens: list[str]) -> 
         if length & 0x80:
             length = length & 0x7F | data[at] << 7
             at += 1
-        if not length or at + length >= end:
+        patience[0] -= 1
+        if not length or at + length >= end or patience[0] < 0:
             return None
         name = "".join([tokens[each] for each in data[at : at + length]])
         if len(name) < 2 or name[0] not in _TYPES:

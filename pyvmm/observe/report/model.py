@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from contextlib import contextmanager
 
 from pyvmm.errors import ConfigError
 from pyvmm.kvm import uapi  # fmt: skip
 from pyvmm.observe.explain.layout import Layout
 from pyvmm.observe.recording.extras import ASLEEP, EVENTS, KERNEL, SAMPLE, SAMPLES, SPAN, SPANS, USER
 from pyvmm.observe.stats import summary
-from pyvmm.observe.stats.meter import empty, note, percentile
+from pyvmm.observe.stats.meter import OTHERS, empty, note, percentile
 from pyvmm.observe.stats.summary import Row, Summary
 from pyvmm.record import Record
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
     from typing import Any
 
-    from pyvmm.observe.recording.format import Entry
     from pyvmm.observe.recording.reader import Recording
     from pyvmm.observe.stats.kernel import Values
 
+_MOST_SITES = 4096
 _REASON, _WHERE, _MMIO_LENGTH = slice(0x08, 0x0C), slice(0x20, 0x24), slice(0x30, 0x38)  # in a frozen run page (kvm_run)
 
 
@@ -90,21 +91,16 @@ class Story:
         self.kernel = [data for _, data in recording.others(KERNEL) if self._is_kernel(data)]
         self.events = [each for _, data in recording.others(EVENTS) for each in data["events"] if self.wanted.time(each[0])]
 
-    def entries(self) -> Iterator[Entry]:
-        """The exits' records, in the arrays' order."""
-        wanted = iter(self.numbers)
-        number = next(wanted, 0)
-        for entry in self.recording.exits():
-            if entry.number == number:
-                yield entry
-                number = next(wanted, 0)
-
     def _read(self) -> None:
         wanted, known = self.wanted, self._known
         for entry in self.recording.exits():
             if not wanted.time(entry.time) or wanted.vcpu not in (-1, entry.vcpu):
                 continue
+            if entry.vcpu >= self.recording.header.vcpus:
+                raise ConfigError(f"the recording is damaged: exit {entry.number} is of a vCPU that the machine does not have")
             key = site_of(entry.frozen)
+            if len(known) >= _MOST_SITES and key not in known:
+                key = key[0], OTHERS  # a guest can name 2**64 addresses
             index = known.get(key, -1)
             if index == -1:
                 index = known[key] = self._site(*key)
@@ -139,7 +135,8 @@ class Story:
         for _, data in self.recording.others(SAMPLES):
             packed = data["samples"]
             for time, vcpu, flags, _, rip in SAMPLE.iter_unpack(packed[: len(packed) // SAMPLE.size * SAMPLE.size]):
-                yield Sample(time=time, vcpu=vcpu, rip=rip, asleep=bool(flags & ASLEEP), user=bool(flags & USER))
+                if vcpu < self.recording.header.vcpus:
+                    yield Sample(time=time, vcpu=vcpu, rip=rip, asleep=bool(flags & ASLEEP), user=bool(flags & USER))
 
     def _spans(self) -> Iterator[tuple[int, int, str, int]]:
         """(ns, ns it took, device, queue)"""
@@ -149,7 +146,11 @@ class Story:
                 yield time, took, str(names[name]), queue
 
     def _is_kernel(self, data: dict[str, Any]) -> bool:
-        return bool(data["vcpus"]) and data["time"] >= 0
+        """Raises ValueError for what is none; False for one of a kernel without counters."""
+        counters = [data["vm"], *data["vcpus"]]
+        if not all(type(value) is int for value in (data["time"], *(value for each in counters for value in each.values()))):
+            raise ValueError("counters that are no numbers")
+        return bool(data["vcpus"]) and all(type(name) is str for name in data["nanoseconds"])
 
     # --- sums --------------------------------------------------------------------------------------------------------
     @property
@@ -174,12 +175,19 @@ class Story:
         )
 
 
+@contextmanager
+def trusted() -> Iterator[None]:
+    """Around what believes a file: what that stumbles over is the file's fault, and one line for the user."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise ConfigError(f"the recording is damaged: {type(error).__name__} in what it says of the machine") from None
+
+
 def load(recording: Recording, wanted: Filter | None = None) -> Story:
     """A Story. ConfigError (``Damaged`` is one): the recording has what no recorder writes."""
-    try:
+    with trusted():
         return Story(recording, wanted)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ConfigError(f"the recording is damaged: {type(error).__name__} in what it says of the machine") from None
 
 
 def ended(recording: Recording) -> str:

@@ -213,3 +213,58 @@ def test_chunks_no_recorder_writes_are_one_error(tmp_path: Path, kind: bytes, da
     path = tape.close()
     with pytest.raises(ConfigError):
         load(path)
+
+
+def test_a_guest_that_names_many_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "_MOST_SITES", 10)
+    tape = Tape(tmp_path / "tape.pvm")
+    for page in range(50):
+        tape.mmio(0xD000_0000 + 4096 * page, 4, b"\0\0\0\0")
+    story = load(tape.close())
+    assert len(story.rows) == 11
+    assert story.rows[-1].access == "others"
+    assert story.rows[-1].count == 40
+    assert data_of(html.page(story, name))["count"] == 50
+
+
+def test_mutated_recordings_make_a_page_or_one_line(path: str, tmp_path: Path) -> None:
+    """Bodies with right check sums and wrong contents: what the reader cannot know."""
+    import random
+
+    from pyvmm.observe.recording import format
+
+    original = Path(path).read_bytes()
+    chunks = []
+    at = format.START.size
+    while at < len(original):
+        head = original[at : at + format.CHUNK.size]
+        chunk = format.parse(head, original[at + len(head) : at + len(head) + format.CHUNK.unpack(head)[3]], 0)
+        assert chunk is not None
+        begin = at + len(head) + len(chunk.table)
+        chunks.append((chunk, format.body_of(chunk, original[begin : begin + chunk.stored])))
+        at = begin + chunk.stored
+    dice = random.Random(5)
+    ends = {"page": 0, "line": 0}
+    for _ in range(400):
+        victim = dice.randrange(len(chunks))
+        pieces = [original[: format.START.size]]
+        for number, (chunk, body) in enumerate(chunks):
+            if number == victim:
+                changed = bytearray(body)
+                for _ in range(dice.randrange(1, 4)):
+                    changed[dice.randrange(len(changed))] = dice.choice((0, 0xFF, 0x39, dice.randrange(256)))
+                body = bytes(changed)
+            pieces += format.chunk(chunk.kind, chunk.exit, chunk.count, body, chunk.table, chunk.flags & ~format.PACKED)
+        mutant = tmp_path / "mutant.pvm"
+        mutant.write_bytes(b"".join(pieces))
+        try:
+            with Recording.open(str(mutant)) as recording:
+                story = model.load(recording)
+                text.render(story, name)
+                json.dumps(list(chrome.events(story, name)))
+                html.page(story, name)
+            ends["page"] += 1
+        except ConfigError as error:
+            assert "\n" not in str(error)
+            ends["line"] += 1
+    assert min(ends.values()) > 20, ends
