@@ -545,3 +545,48 @@ def test_a_bug_in_a_worker_is_told(disk: FakeDisk) -> None:
         rig.serve()
         rig.wait(lambda: rig.crashes)
         raise rig.crashes[0]
+
+
+# --- long requests, whose tables are taken whole ---------------------------------------------------------------------------
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("cuts", [[512] * 20, [1] * 511 + [1], [100, 3, 409] * 10, [4096] * 100])
+@pytest.mark.parametrize("tail", [[1], [513], [200, 313]], ids=["status alone", "status and data", "status split off late"])
+def test_a_long_read(rig: Rig, disk: FakeDisk, cached: bool, cuts: list[int], tail: list[int]) -> None:
+    disk.cached = cached
+    disk.data[:] = bytes(range(251)) * (len(disk.data) // 251) + bytes(len(disk.data) % 251)
+    size = sum(cuts) + sum(tail) - 1
+    rig.ring.add(struct.pack("<IIQ", kinds.IN, 0, 3), *cuts, *tail, indirect=True)
+    rig.serve()
+    ((status, written, data),) = rig.answers(1)
+    assert (status, written) == (kinds.OK, size + 1)
+    assert data == disk.data[1536 : 1536 + size]
+
+
+@pytest.mark.parametrize("head", [[16], [8, 8], [16 + 512], [1] * 16, [15, 1 + 512]], ids=str)
+def test_a_long_write(rig: Rig, disk: FakeDisk, head: list[int]) -> None:
+    content = bytes(range(251)) * 100
+    whole = struct.pack("<IIQ", kinds.OUT, 0, 5) + content[: 512 * 40]
+    parts: list[Part] = []
+    at = 0
+    for length in [*head, *[512] * 60]:
+        if at < len(whole):
+            parts.append(whole[at : at + length])
+            at += length
+    rig.ring.add(*parts, 1, indirect=True)
+    rig.serve()
+    assert rig.answers(1) == [(kinds.OK, 1, b"")]
+    assert disk.data[2560 : 2560 + 512 * 40] == content[: 512 * 40]
+
+
+def test_a_long_request_that_is_refused_fails_or_asks_for_something_else(rig: Rig, disk: FakeDisk) -> None:
+    rig.ring.add(struct.pack("<IIQ", kinds.IN, 0, disk.size // 512 - 1), *[512] * 20, 1, indirect=True)
+    rig.ring.add(struct.pack("<IIQ", kinds.OUT, 0, disk.size // 512 - 1), *[bytes(512)] * 20, 1, indirect=True)
+    rig.ring.add(struct.pack("<IIQ", kinds.GET_ID, 0, 0), *[2] * 20, 1, indirect=True)
+    rig.ring.add(struct.pack("<IIQ", 77, 0, 0), *[2] * 20, 1, indirect=True)
+    rig.ring.add(struct.pack("<IIQ", kinds.DISCARD, 0, 0), *[struct.pack("<QII", 8 * n, 8, 0) for n in range(20)], 1, indirect=True)
+    disk.fail = {"read": errno.EIO}
+    rig.ring.add(struct.pack("<IIQ", kinds.IN, 0, 0), *[512] * 20, 1, indirect=True)
+    rig.serve()
+    answers = rig.answers(6)
+    assert sorted(status for status, *_ in answers) == [0, 0, 1, 1, 1, 2]
+    assert [entry for entry in disk.log if entry[0] == "discard"] == [("discard", 4096 * n, 4096) for n in range(20)]
