@@ -36,6 +36,7 @@ SAMPLE = Struct("<QHHIQ")  # ns, vCPU, flags, 0, rip
 ASLEEP, USER = 1, 2  # flags: in HLT; at privilege level 3
 SPAN = Struct("<QIHH")  # ns, how many ns it took (at most 4.29 s are counted), number of the name, queue
 KERNEL_NS = 50_000_000
+FLUSH_NS = 1_000_000_000  # who kills the recorder loses no more than this
 _TOOK_MAX = (1 << 32) - 1
 _MOST = 4096  # of anything in a chunk
 
@@ -120,7 +121,7 @@ class Extras:
     # --- the thread that looks at the clock --------------------------------------------------------------------------
     def _watch(self, machine: Machine) -> None:
         step = 1 / self._hertz if self._hertz else KERNEL_NS / 1e9
-        counted = 0
+        counted = flushed = monotonic_ns()
         while not self._over.wait(step):
             if self._hertz:
                 with machine.parking:
@@ -129,7 +130,9 @@ class Extras:
             if monotonic_ns() - counted >= KERNEL_NS:
                 counted = monotonic_ns()
                 self._count()
-                self._flush(_MOST)
+                late = counted - flushed >= FLUSH_NS
+                flushed = counted if late else flushed
+                self._flush(0 if late else _MOST)
 
     def _count(self) -> None:
         """One look at the kernel's counters."""
