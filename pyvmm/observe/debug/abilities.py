@@ -33,7 +33,7 @@ def able(what: str, modes: tuple[str, ...] = KERNEL) -> bool:
     """Whether this host's KVM does ``what`` in all of ``modes``.
 
     Args:
-        what: "software breakpoints", "hardware breakpoints", "watchpoints", "steps", "halts in steps": the keys of QUESTIONS.
+        what: "software breakpoints", "hardware breakpoints", "watchpoints", "steps" and more: the keys of QUESTIONS.
     """
     missing = [mode for mode in modes if (what, mode) not in _known]
     if missing:
@@ -105,6 +105,13 @@ def _steps(bench: Bench, mode: str) -> bool:
         return found is not None and found[1] == CODE + 1
 
 
+def _at_once(bench: Bench, mode: str) -> bool:
+    with _guest(bench, mode, 2 * _NOP + _HLT) as guest:
+        guest.vcpu.set_guest_debug(_ENABLE | uapi.KVM_GUESTDBG_SINGLESTEP)
+        found = guest.debug_exit()
+        return found is not None and found[1] == CODE + 1
+
+
 def _halts(bench: Bench, mode: str) -> bool:
     with _guest(bench, mode, _HLT + _NOP) as guest:
         guest.vcpu.set_guest_debug(_ENABLE | uapi.KVM_GUESTDBG_SINGLESTEP)
@@ -116,5 +123,6 @@ QUESTIONS: dict[str, Callable[[Bench, str], bool]] = {
     "hardware breakpoints": _hardware,
     "watchpoints": _watch,
     "steps": _steps,
+    "steps at once": _at_once,
     "halts in steps": _halts,
 }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _ALWAYS = uapi.KVM_GUESTDBG_ENABLE | uapi.KVM_GUESTDBG_SINGLESTEP
 _HLT = b"\xf4"
+_INSIST = 16  # attempts
 _PIECES = 1 << 16  # exits of one instruction
 
 
@@ -58,11 +59,21 @@ class Stepper:
         vcpu = self._vcpu
         if not able("halts in steps", (PROTECTED,)) and self._halt():
             return True
-        if not self._run(interrupts):
+        if not (self._run(interrupts) if able("steps at once", (PROTECTED,)) else self._insist(interrupts)):
             return False
         if vcpu.words[structs.RUN_EXIT_REASON // 4] != uapi.KVM_EXIT_DEBUG:
             self._exits[vcpu.words[structs.RUN_EXIT_REASON // 4]]()
             self._complete()
+        return True
+
+    def _insist(self, interrupts: bool) -> bool:
+        """Some nested hosts report a step before anything was executed: until something has changed (a jump to itself changes nothing)."""
+        before = bytes(self._vcpu.get_regs())
+        for _ in range(_INSIST):
+            if not self._run(interrupts):
+                return False
+            if self._vcpu.words[structs.RUN_EXIT_REASON // 4] != uapi.KVM_EXIT_DEBUG or bytes(self._vcpu.get_regs()) != before:
+                break
         return True
 
     def _halt(self) -> bool:

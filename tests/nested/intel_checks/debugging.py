@@ -93,6 +93,18 @@ def breakpoint_(mode: str, hardware: bool) -> str:
     return ""
 
 
+def own_int3() -> str:
+    """A guest's own INT3 reaches its handler, which counts, while a breakpoint on the NOP behind it is planted."""
+    code = bytes.fromhex("c7060c00137c c7060e000000 bc0070 cc 90 ebfc ff060090 cf")
+    with controlled(Loop(fmt="flat16", code=code, base=0x7C00, counter=0x9000, offsets=())) as control:
+        control.breakpoints.add(Breakpoint(kind=ADDRESS, first=0x7C10, last=0x7C10))
+        for round_ in (1, 2, 3):
+            stop = control.run()
+            expect("stop", (stop.why, control.machine.vcpus[0].get_regs().rip), (subject.BREAKPOINT, 0x7C10))
+            expect("counter", control.machine.memory.unpack("<H", 0x9000), (round_,))
+    return ""
+
+
 def watchpoint(mode: str, direction: str) -> str:
     """Stops behind the instruction that writes."""
     loop = LOOPS[mode]
@@ -131,4 +143,4 @@ def checks() -> list[Check]:
             Check(name=f"debugger: access watchpoint, {mode} mode", run=partial(watchpoint, mode, "")),
             Check(name=f"debugger: single steps, {mode} mode", run=partial(steps, mode)),
         ]
-    return found
+    return [*found, Check(name="debugger: a guest's own int3", run=own_int3)]
