@@ -113,6 +113,7 @@ class Debugged(Run):
         self.console: GuestConsole | None = None
         self.failed = False
         self.signalled = 0
+        self._prompt: Prompt | None = None
         self._commands, self._batch, self._limit = commands, batch, limit
         self._name = options.guest.name if options.guest is not None else os.path.basename(config.boot.kernel)
         image = config.boot.kernel
@@ -168,7 +169,7 @@ class Debugged(Run):
         )
         if self.console is not None:
             session.foreground = self.console.foreground
-        prompt = Prompt(session, batch=self._batch)
+        prompt = self._prompt = Prompt(session, batch=self._batch)
         if prompt.interactive:
             self._greet(prompt)
         try:
@@ -195,8 +196,8 @@ class Debugged(Run):
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.signalled = self.signalled or number
-        super()._on_signal(number, _frame)
-        raise _Leave
+        if self._prompt is None or not self._prompt.leave():
+            raise _Leave
 
     def catch_signals(self) -> None:
         """As any run; Ctrl-C is the prompt's."""

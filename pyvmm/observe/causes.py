@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.exits import Exit
-    from pyvmm.memory import GuestMemory
+    from pyvmm.observe.paging import Memory
 
 # capstone's instruction groups -> QEMU's name of the CPUID feature that announces them
 _GROUP_FEATURES = {
@@ -80,7 +80,7 @@ _FEATURE_INSTRUCTIONS = {
 _MNEMONIC_FEATURES = {name: feature for feature, names in _FEATURE_INSTRUCTIONS.items() for name in names.split()}
 
 
-def likely(exit: Exit, regs: Any, sregs: Any, events: Any, memory: GuestMemory) -> list[str]:
+def likely(exit: Exit, regs: Any, sregs: Any, events: Any, memory: Memory) -> list[str]:
     """What probably is behind a deadly exit; empty when nothing can be said."""
     if was_reset(exit, regs, sregs):
         return [
@@ -105,7 +105,7 @@ def was_reset(exit: Exit, regs: Any, sregs: Any) -> bool:
 
 
 # --- triple fault --------------------------------------------------------------------------------------------------------
-def _triple_fault(regs: Any, sregs: Any, events: Any, memory: GuestMemory) -> list[str]:
+def _triple_fault(regs: Any, sregs: Any, events: Any, memory: Memory) -> list[str]:
     found: list[str] = []
     if events is not None and (events.exception.injected or events.exception.pending):
         found.append(f"the exception in question: {exception_name(events.exception.nr)}")
@@ -115,7 +115,7 @@ def _triple_fault(regs: Any, sregs: Any, events: Any, memory: GuestMemory) -> li
     return found or ["an exception whose handler faults, and the double fault's handler as well: look at the IDT entries and their stack"]
 
 
-def _first_exception(regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
+def _first_exception(regs: Any, sregs: Any, memory: Memory) -> list[str]:
     """What at rip may have raised the first exception."""
     linear = linear_address(sregs, sregs.cs, regs.rip)
     code = walk(memory, sregs, linear)
@@ -152,7 +152,7 @@ def _ring3(sregs: Any) -> bool:
     return bool(sregs.cr0 & CR0_PG and sregs.ss.dpl == 3)
 
 
-def _page_fault(sregs: Any, memory: GuestMemory) -> list[str]:
+def _page_fault(sregs: Any, memory: Memory) -> list[str]:
     if not (sregs.cr0 & CR0_PG and sregs.cr2):
         return []
     page = walk(memory, sregs, sregs.cr2)
@@ -183,7 +183,7 @@ def _refused(instruction: disasm.Instruction, sregs: Any) -> list[str]:
     return []
 
 
-def _bad_operand(instruction: disasm.Instruction, regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
+def _bad_operand(instruction: disasm.Instruction, regs: Any, sregs: Any, memory: Memory) -> list[str]:
     """Memory operands that lead nowhere."""
     found = []
     bits = code_bits(sregs)
@@ -212,7 +212,7 @@ def _register(regs: Any, name: str, instruction: disasm.Instruction) -> int:
     return int(getattr(regs, "r" + name, 0)) & 0xFFFF if name else 0
 
 
-def _table(sregs: Any, memory: GuestMemory) -> list[str]:
+def _table(sregs: Any, memory: Memory) -> list[str]:
     """What is wrong with the IDT, seen from the exceptions that end in a triple fault."""
     table = sregs.idt
     if not sregs.cr0 & CR0_PE:
@@ -237,7 +237,7 @@ def _table(sregs: Any, memory: GuestMemory) -> list[str]:
     return found
 
 
-def _gate(sregs: Any, memory: GuestMemory, vector: int, gate: bytes) -> list[str]:
+def _gate(sregs: Any, memory: Memory, vector: int, gate: bytes) -> list[str]:
     kind, selector = gate[5] & 0x1F, int.from_bytes(gate[2:4], "little")
     name = exception_name(vector)
     if kind not in ((0xE, 0xF) if sregs.efer & EFER_LMA else (5, 6, 7, 0xE, 0xF)):
@@ -254,7 +254,7 @@ def _gate(sregs: Any, memory: GuestMemory, vector: int, gate: bytes) -> list[str
     return []
 
 
-def _stack(regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
+def _stack(regs: Any, sregs: Any, memory: Memory) -> list[str]:
     """Delivery pushes to the stack: a bad rsp turns any exception into a triple fault."""
     pointer = regs.rsp if code_bits(sregs) == 64 else regs.rsp & (0xFFFF_FFFF if sregs.ss.db else 0xFFFF)
     below = linear_address(sregs, sregs.ss, pointer - 8)
@@ -288,7 +288,7 @@ def feature_of(instruction: disasm.Instruction) -> str:
     return found
 
 
-def _emulation_failure(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
+def _emulation_failure(exit: Exit, regs: Any, sregs: Any, memory: Memory) -> list[str]:
     from pyvmm.kvm.kind import emulates_ring0
 
     linear = linear_address(sregs, sregs.cs, regs.rip)
@@ -319,7 +319,7 @@ def _emulation_failure(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory) -
     ]
 
 
-def _delivery(exit: Exit, regs: Any, sregs: Any, memory: GuestMemory) -> list[str]:
+def _delivery(exit: Exit, regs: Any, sregs: Any, memory: Memory) -> list[str]:
     found = ["an exception or interrupt was being delivered and its IDT, GDT, TSS or stack lies where there is no RAM"]
     data = exit.fields.get("data", ())
     if data:  # VMX: IDT-vectoring information (SDM volume 3C, 25.9.3); SVM: EXITINTINFO, the same layout

@@ -50,6 +50,7 @@ class Monitor:
         self.on_event: list[Callable[[str, dict[str, Any], Reply | None], None]] = []
         self._symbols, self._limit = symbols, limit
         self.type: Callable[[bytes], None] | None = None
+        self._over = False
         self.breakpoints = Breakpoints()
         self._state = Condition()
         self._busy = False  # somebody's command is being carried out
@@ -61,7 +62,7 @@ class Monitor:
     # --- machines come and go ------------------------------------------------------------------------------------------
     def attach(self, machine: Machine) -> None:
         """A machine is about to run; for ``cli.run.Session.observers``."""
-        self.machine, self._live, self._runner = machine, None, None
+        self.machine, self._live, self._runner, self._over = machine, None, None, False
         machine.at_end.append(self._ended)
         if self._session is not None:
             self._session.look = None
@@ -87,7 +88,7 @@ class Monitor:
 
     def _ended(self) -> None:
         """The run is over. Machine lock held."""
-        self.machine = None
+        self.machine, self._over = None, True
         self._tell("SHUTDOWN", {"guest": True})
 
     def _tell(self, name: str, data: dict[str, Any], reply: Reply | None = None) -> None:
@@ -161,7 +162,7 @@ class Monitor:
     def present(self) -> Machine:
         """The machine. CommandError when there is none."""
         if self.machine is None:
-            raise CommandError("the guest has ended")
+            raise CommandError("the guest has ended" if self._over else "there is no machine yet")
         return self.machine
 
     def _turn(self) -> _Turn:
@@ -174,7 +175,7 @@ class Monitor:
         """As QMP's query-status says it: "running", "prelaunch", "paused", "debug", "shutdown", "guest-panicked"."""
         machine, live = self.machine, self._live
         if machine is None:
-            return "shutdown"
+            return "shutdown" if self._over else "prelaunch"
         if live is None:
             if not machine.paused:
                 return "running"

@@ -53,6 +53,8 @@ class Prompt:
         self.batch = batch
         self.failed = False
         self.moving = False
+        self.reading = False
+        self.leaving = False
         self._last = ""  # for an empty line
         self._interrupts = 0
 
@@ -75,7 +77,7 @@ class Prompt:
         finally:
             self.moving = False
         self.show(reply)
-        return not (reply.leave or reply.error and self.batch)
+        return not (reply.leave or self.leaving or reply.error and self.batch)
 
     def show(self, reply: Reply) -> None:
         """Writes a reply."""
@@ -110,8 +112,15 @@ class Prompt:
         if self.moving:
             self.new_line()
             self.session.interrupt()
-        else:
+        elif self.reading:
             raise KeyboardInterrupt
+
+    def leave(self) -> bool:
+        """Has the prompt end: for a signal handler. False: it is waiting for a line, and only an exception gets it out of there."""
+        self.leaving = True
+        if self.moving:
+            self.session.interrupt()
+        return not self.reading
 
     def new_line(self) -> None:
         """Behind the ^C that a terminal has shown."""
@@ -144,6 +153,7 @@ class Prompt:
 
     def _read(self, editor: Editor | None) -> str | None:
         """The next line; None at the end."""
+        self.reading = True
         try:
             if editor is None:
                 line = self.source.readline()
@@ -162,6 +172,8 @@ class Prompt:
             self.out.write("\n(once more, or quit, leaves)\n")
             self.out.flush()
             return "#"
+        finally:
+            self.reading = False
 
     def _repeatable(self, line: str) -> str:
         """What an empty line after this one does: moves again, shows the next piece of memory; of other commands nothing."""
@@ -219,6 +231,8 @@ class Editor:
         if not state and self._readline is not None:
             line = self._readline.get_line_buffer()[: self._readline.get_endidx()]
             self._offered = self._candidates(line, text)
+            if len(self._offered) == 1 and line.lstrip().partition(" ")[0] in (text, "info", "i", "help"):
+                self._offered = [self._offered[0] + " "]
         return self._offered[state] if state < len(self._offered) else None
 
 

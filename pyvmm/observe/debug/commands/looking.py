@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pyvmm.errors import PyvmmError
+from pyvmm.exits import thaw
 from pyvmm.observe.debug.command import Command, CommandError, Line, Reply
 from pyvmm.observe.debug.commands.moving import count
 from pyvmm.observe.debug.expression import number
-from pyvmm.observe.debug.subject import SubjectError
+from pyvmm.observe.debug.subject import CRASHED, SubjectError
 from pyvmm.observe.debug.views.code import here, instructions
 from pyvmm.observe.explain.text import render
 
@@ -25,7 +26,29 @@ def _explain(session: Session, line: Line) -> Reply:
     explanation = session.subject.explain(which)
     page = render(explanation, line.style.colour)
     head = line.style.rule(f"exit {which}")
+    causes = _causes(session, which)
+    if causes:
+        page += "\n" + "\n".join(line.style.changed(f"  {'cause?' if not number else '':<10}{each}") for number, each in enumerate(causes))
     return Reply(text=f"{head}\n{page}", data={"exit": which} | {name: _plain(value) for name, value in explanation})
+
+
+def _causes(session: Session, which: int) -> list[str]:
+    """What usually makes a guest die like this, when it is there, dead; in lines."""
+    from pyvmm.kvm import structs
+    from pyvmm.observe.causes import likely
+    from pyvmm.observe.explain.text import WIDTH, wrap
+
+    subject = session.subject
+    if subject.stop.why != CRASHED or which != session.at().exit:
+        return []
+    record = subject.exit(which)
+    try:
+        state = subject.vcpu_state(record.vcpu)
+        happened = structs.kvm_vcpu_events.from_buffer_copy(state.events)
+        found = likely(thaw(record.frozen), subject.regs(record.vcpu), subject.sregs(record.vcpu), happened, subject.memory)
+    except (PyvmmError, ValueError):
+        return []
+    return [text for each in found for text in wrap(f"- {each}", WIDTH - 12, 2)]
 
 
 def _plain(value: object) -> object:
@@ -57,6 +80,7 @@ def _history(session: Session, line: Line) -> Reply:
             continue
         mark = "=> " if which == now else "   "
         shown = f"{mark}{which:>6} {record.time / 1e6:>10.3f} ms  {text}"
+        shown = shown if len(shown) <= line.style.width else shown[: line.style.width - 4] + " ..."
         lines.append(line.style.here(shown) if which == now else shown)
         data.append({"exit": which, "vcpu": record.vcpu, "time": record.time, "text": text})
     if not lines:

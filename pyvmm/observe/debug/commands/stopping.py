@@ -222,7 +222,7 @@ def _condition(session: Session, line: Line) -> Reply:
 COMMANDS = (
     Command(
         name="break",
-        aliases=("b", "br", "brea"),
+        aliases=("b", "br"),
         group="stopping",
         run=_break,
         completes=("symbol", "place", "break"),

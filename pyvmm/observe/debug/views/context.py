@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pyvmm import events
+from pyvmm import events, exits
 from pyvmm.errors import PyvmmError
+from pyvmm.observe.causes import was_reset
 from pyvmm.observe.debug import subject as stops
 from pyvmm.observe.debug.conditions import LINE, WATCH
 from pyvmm.observe.debug.style import printable, visible
@@ -33,13 +34,17 @@ _CLOCKWORK = {("rtc", "offset"), ("rtc", "seen"), ("rtc", "half_periods"), ("rtc
 def context(session: Session, stop: Stop, before: Look, now: Look, style: Style) -> tuple[str, dict[str, Any]]:
     """(the screen, the same as data)."""
     subject = session.subject
-    lines = [style.rule(_moment(stop), _where(session, now))]
+    lines = [style.rule(_moment(stop, subject.last.exit), _where(session, now))]
     hits, sentence = _hits(session, stop), _sentence(session, stop)
     for text in hits:
         lines.append(style.here(text))
     for text in (_exit_line(session, stop), sentence):
         lines += [style.title(line) for line in wrap(text, style.width)]
-    rows = [("next", _code(session, style)), ("changed", _registers(before, now, style)), ("devices", _devices(before, now, style))]
+    if _lost(session, stop):
+        rows = [("next", ["this KVM (AMD's) has reset the vCPU after the triple fault: its registers say nothing of the guest"])]
+    else:
+        rows = [("next", _code(session, style)), ("changed", _registers(before, now, style))]
+    rows.append(("devices", _devices(before, now, style)))
     rows.append(("console", _console(now, style)))
     if subject.memory_note:
         rows.append(("memory", [subject.memory_note]))
@@ -50,11 +55,23 @@ def context(session: Session, stop: Stop, before: Look, now: Look, style: Style)
     return "\n".join(line.rstrip() for line in lines), _data(stop, before, now, [*hits, _exit_line(session, stop), sentence])
 
 
-def _moment(stop: Stop) -> str:
+def _lost(session: Session, stop: Stop) -> bool:
+    """Whether the registers are those of a fresh vCPU, and not those the guest died with."""
+    if stop.why != stops.CRASHED or not stop.at.exit:
+        return False
+    try:
+        subject, vcpu = session.subject, session.vcpu
+        return was_reset(exits.thaw(subject.exit(stop.at.exit).frozen), subject.regs(vcpu), subject.sregs(vcpu))
+    except PyvmmError:
+        return False
+
+
+def _moment(stop: Stop, last: int) -> str:
     if stop.why == stops.START or not stop.at.exit and not stop.at.steps:
-        return "the beginning"
+        return "the beginning" + (f" of {last} exits" if last else "")
     steps = "some" if stop.at.steps == stops.UNCOUNTED else str(stop.at.steps)
-    return f"exit {stop.at.exit}" + (f" + {steps} instruction{'s' * (steps != '1')}" if stop.at.steps else "")
+    known = f" of {last}" if last > stop.at.exit else ""
+    return f"exit {stop.at.exit}{known}" + (f" + {steps} instruction{'s' * (steps != '1')}" if stop.at.steps else "")
 
 
 def _where(session: Session, now: Look) -> str:
@@ -64,8 +81,7 @@ def _where(session: Session, now: Look) -> str:
     except PyvmmError:
         mode = "registers unreadable"
     vcpu = f"vCPU {now.vcpu}" + (f" of {subject.vcpus}" if subject.vcpus > 1 else "")
-    last = subject.last.exit
-    return f"{vcpu}, {mode}" + (f", {last} known" if last > now.at.exit else "")
+    return f"{vcpu}, {mode}"
 
 
 def _hits(session: Session, stop: Stop) -> list[str]:
