@@ -105,6 +105,18 @@ class Browser:
             assert time.monotonic() < deadline
         self.drawn()
 
+    def shows(self, path: Path) -> None:
+        """Opens a page and asserts that it is well, and alone in the world."""
+        self.errors.clear()
+        self.requests.clear()
+        self.open(path)
+        self.alone(path)
+
+    def alone(self, path: Path) -> None:
+        """No error until now, and nothing asked for but the page."""
+        assert self.errors == []
+        assert self.requests == [path.resolve().as_uri()]
+
     def drawn(self) -> None:
         """Waits until what was asked for is on the screen."""
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))", True)

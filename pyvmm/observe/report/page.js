@@ -378,11 +378,11 @@ function hot() {
   const list = document.createElement("table"), heading = document.createElement("h2");
   heading.textContent = `where the guest was: ${count(sampleTimes.length)} samples`;
   for (const [name, share, samples] of data.hot) {
-    const line = cells([[(100 * share).toFixed(1) + " %"], [count(samples)], [name, "left"], ["", "left"]], "td");
+    const line = cells([[(100 * share).toFixed(1) + " %"], [count(samples)], ["", "left bars"], [name, "left"]], "td");
     const bar = document.createElement("span");
     bar.className = "bar";
-    bar.style.width = 120 * share + "px";
-    line.lastChild.append(bar);
+    bar.style.width = 100 * share / data.hot[0][1] + "px";
+    line.children[2].append(bar);
     list.append(line);
   }
   $("hot").append(heading, list);

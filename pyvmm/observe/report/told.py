@@ -60,7 +60,7 @@ def tell(story: Story) -> Told:
     for entry in story.recording.exits():
         if entry.number in wanted:
             row = rows[entry.number]
-            key = (row, entry.frozen[0x28:] + entry.answer, entry.rip, entry.vcpu, teller.selected(row, story))
+            key = (row, entry.frozen[0x28:] + entry.answer, entry.rip, entry.vcpu, entry.changes_packed, teller.selected(row, story))
             index = known.get(key)
             if index is None:
                 index = known[key] = len(told.titles)
@@ -103,7 +103,11 @@ class _Teller:
         system = entry.system or self._system.get(entry.vcpu, b"")
         sregs = structs.kvm_sregs.from_buffer_copy(system) if len(system) >= 312 else None
         site = self._site(entry, exit, regs, sregs) if sregs is not None else None
-        found = explain(exit, self._layout, vcpu=entry.vcpu, regs=regs, sregs=sregs, site=site, before=self._devices, answer=entry.answer)
+        before = self._devices
+        after = {**before, **{name: {**before.get(name, {}), **fields} for name, fields in entry.changes.items() if name}}
+        found = explain(
+            exit, self._layout, vcpu=entry.vcpu, regs=regs, sregs=sregs, site=site, before=before, after=after, answer=entry.answer
+        )
         return found.line, text.render(found)
 
     def _site(self, entry: Entry, exit: exits.Exit, regs: Any, sregs: Any) -> Site | None:

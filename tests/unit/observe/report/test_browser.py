@@ -44,15 +44,6 @@ def page(recording: str, path: Path) -> Path:
     return path
 
 
-def shows(chromium: Browser, path: Path) -> None:
-    """Opens a page and asserts that it is well, and alone in the world."""
-    chromium.errors.clear()
-    chromium.requests.clear()
-    chromium.open(path)
-    assert chromium.errors == []
-    assert chromium.requests == [path.resolve().as_uri()]
-
-
 def at(chromium: Browser) -> int:
     return int(chromium.evaluate("+document.getElementById('slider').value"))
 
@@ -78,7 +69,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_a_small_one_by_keys_and_mouse(chromium: Browser, small: Path, pictures: Path) -> None:
-    shows(chromium, small)
+    chromium.shows(small)
     assert at(chromium) == 0
     chromium.key("ArrowRight")
     chromium.key("ArrowRight")
@@ -119,7 +110,7 @@ def test_a_small_one_by_keys_and_mouse(chromium: Browser, small: Path, pictures:
 
 def test_every_pixel_row_of_a_lane_is_drawn(chromium: Browser, small: Path) -> None:
     """Not just no error: what was recorded is on the canvas."""
-    shows(chromium, small)
+    chromium.shows(small)
     colours = chromium.evaluate("""(() => {
         const ratio = devicePixelRatio || 1;
         const line = y => canvas.getContext("2d").getImageData(LABEL * ratio, y * ratio, canvas.width - LABEL * ratio, 1).data;
@@ -134,7 +125,7 @@ def test_a_large_one_stays_quick(chromium: Browser, tmp_path: Path, pictures: Pa
     large(tape)
     path = page(tape.close(), tmp_path / "large.html")
     assert path.stat().st_size < 64 * MANY
-    shows(chromium, path)
+    chromium.shows(path)
     assert chromium.evaluate("n") == MANY
     took = chromium.evaluate(
         "(() => { const begin = performance.now(); for (let i = 0; i < 10; i++) draw(); return (performance.now() - begin) / 10; })()"
@@ -170,7 +161,7 @@ def large(tape: Tape) -> None:
 
 def test_one_without_exits(chromium: Browser, tmp_path: Path) -> None:
     path = page(Tape(tmp_path / "tape.pvm").close(), tmp_path / "none.html")
-    shows(chromium, path)
+    chromium.shows(path)
     chromium.key("ArrowRight")
     chromium.key("n")
     chromium.key("+")
