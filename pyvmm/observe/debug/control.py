@@ -35,7 +35,7 @@ from pyvmm.observe.paging import linear_address
 from pyvmm.record import Record
 from pyvmm.runloop import Stop as LeaveLoop
 from pyvmm.snapshot.quiesce import Quiet
-from pyvmm.threads import Lock
+from pyvmm.threads import Condition, Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ class Control:
     def __init__(self, machine: Machine, breakpoints: Breakpoints) -> None:
         self.machine = machine
         self.breakpoints = breakpoints
-        self.number = 0
-        self.steps = 0
-        self.stepped = 0
+        self.number = self.steps = self.stepped = 0
         self.stop = Stop(why=subject.START)
         self.running = False
         self.on_exits: OnExits | None = None
@@ -103,6 +101,8 @@ class Control:
         self._records: list[ExitRecord] = []  # not yet told to ``on_exits``
         self._settling: set[int] = set()  # vCPUs whose last exit is being completed
         self._events: list[Event] = []
+        self._news = Condition()  # of an event, or of the end: ``parking`` would wake the debugger's thread several times at each exit
+        self._is_over = False
         self._until: int | None = None
         self._stepping = False
         self._reported: dict[int, int] = {}  # vCPU -> linear address of a breakpoint that it has reached and not passed
@@ -187,10 +187,6 @@ class Control:
         self.ending = None
         self._arrived = True
 
-    def finish(self) -> None:
-        """Lets a guest that has ended end the run, and detaches."""
-        self.detach()
-
     # --- how a move goes ---------------------------------------------------------------------------------------------
     def _move(self, act: Callable[[], Stop]) -> Stop:
         if not self.attached:
@@ -257,12 +253,12 @@ class Control:
 
     def _resume(self) -> None:
         """Lets the vCPUs run to the next event."""
-        parking = self.machine.parking
         self.mechanisms.arm()
-        with parking:
+        with self.machine.parking:
             if not self._events:
                 self._standstill.release()
-                parking.wait_for(self._eventful)
+        with self._news:
+            self._news.wait_for(lambda: self._eventful() or self._is_over)
         self._standstill.wait()
         if self.machine.reason is None:
             self.mechanisms.disarm()
@@ -346,7 +342,8 @@ class Control:
         with self.machine.parking:
             self._events.append(event)
             self._standstill.stop()
-            self.machine.parking.notify_all()
+        with self._news:
+            self._news.notify_all()
 
     def taken(self, index: int, reason: int) -> bool:
         """Whether an exit is the debugger's own doing; then it has been dealt with."""
@@ -442,6 +439,9 @@ class Control:
     def _put_off(self, reason: StopReason) -> bool:
         """``Machine.defer``."""
         if reason.kind not in _GUESTS:
+            with self._news:
+                self._is_over = True
+                self._news.notify_all()
             return False
         with self.machine.parking:
             if self.ending is None:

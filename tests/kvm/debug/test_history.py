@@ -38,7 +38,8 @@ def test_a_long_run_stays_within_its_limit_and_goes_back_to_any_exit() -> None:
             stop = live.goto(Moment(exit=number))
             assert stop.why in (subject.ARRIVED, subject.END), stop
             assert live.at == Moment(exit=number)
-            assert live.history.digest() == wanted[number]
+            if number < last:  # powering off, the guest has the ACPI timer looked at, which shows how long this run took
+                assert live.history.digest() == wanted[number]
             assert live.explain(max(number, 1)).line
         live.goto(Moment(exit=thinned[0]))
         assert live.back().at == Moment(exit=thinned[0] - 1)
