@@ -44,6 +44,7 @@ def living(settings: Config, limit: int = LIMIT, timeout: float = 120, disk: Blo
             machine.stop()
             thread.join(30)
             assert not thread.is_alive()
+            live.close()
 
 
 def screen(live: Live) -> bytes:

@@ -420,8 +420,8 @@ class Control:
                 if records:
                     with self.mechanisms.hidden():
                         on_exits(records)
-        except HostError:
-            pass  # the run is over
+        except HostError as error:
+            machine.crashed(error)  # a disk does not answer; or the run is over, then nothing comes of it
         finally:
             if not self._stepping:
                 machine.stand(False)

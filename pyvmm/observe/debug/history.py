@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
+from pyvmm.backends.stderr import say
+from pyvmm.errors import HostError
 from pyvmm.observe.debug import checkpoint as checkpoints
 from pyvmm.observe.debug.drives import Drives
 from pyvmm.observe.debug.exitlog import ExitLog, difference
@@ -84,20 +86,40 @@ class History:
             for bus in (machine.ports, machine.mmio):
                 bus.on_change.append(self._moved)
             self._add(0)
+        machine.at_end.append(self._end)
 
     def close(self) -> None:
-        """The machine goes on from where it is, without a history; drives are written. Once more does nothing. Raises OSError."""
-        if self._is_open:
+        """The machine goes on from where it is, without a history; drives are written. Once more does nothing, nor after the end.
+
+        Raises:
+            OSError: a drive could not be written; it can be tried again.
+        """
+        try:
             with self.machine.quiesce():
-                self._drives.close()
-                self._is_open = self.reliving = False
-                if self.machine.coalesced is not None:
-                    self.machine.coalesced.forbidden = False
-                for line in self.lines:
-                    line.close()
-                for bus in (self.machine.ports, self.machine.mmio):
-                    bus.on_change.remove(self._moved)
-                self._ram.close()
+                if self._is_open:
+                    self._leave()
+                    self._ram.close()
+        except HostError:
+            pass  # the run is over: ``_end`` has been called, or will be
+
+    def _leave(self) -> None:
+        """The machine is at rest, or has ended."""
+        self._drives.close()
+        machine, self._is_open, self.reliving = self.machine, False, False
+        if machine.coalesced is not None:
+            machine.coalesced.forbidden = False
+        for line in self.lines:
+            line.close()
+        for bus in (machine.ports, machine.mmio):
+            bus.on_change.remove(self._moved)
+
+    def _end(self) -> None:
+        """The run is over (``Machine.at_end``)."""
+        try:
+            if self._is_open:
+                self._leave()
+        except OSError as error:
+            say(f"pyvmm: warning: what the guest has written to its drives is lost: {error.strerror}")
 
     @property
     def layout(self) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 
@@ -274,6 +275,32 @@ def test_a_disk_left_in_the_past_is_the_past_s() -> None:
         with live.machine.quiesce():
             live.history._drives.close()
         assert not any(disk.data)
+
+
+def test_a_run_that_is_stopped_leaves_the_disk_as_it_was_then() -> None:
+    disk = FakeDisk(1 << 20)
+    settings = replay.config("virtio-blk", "-m", "16M").replace(drives=())
+    with living(settings, disk=disk) as live:
+        live.run()
+        live.machine.stop()
+        wait_until(lambda: any(disk.data), "its end has it written")
+        live.close()
+        with pytest.raises(SubjectError, match="ended"):
+            live.regs(0)
+    assert disk.log[-1][0] == "flush"
+
+
+def test_a_drive_that_cannot_be_written_is_told_of(capfd: pytest.CaptureFixture[str]) -> None:
+    disk = FakeDisk(1 << 20)
+    settings = replay.config("virtio-blk", "-m", "16M").replace(drives=())
+    with living(settings, disk=disk) as live:
+        live.run()
+        disk.fail["write"] = errno.EIO
+        with pytest.raises(OSError):
+            live.close()
+        assert live.back().why == subject.ARRIVED  # nothing is lost
+        live.machine.stop()
+    assert "is lost: Input/output error" in capfd.readouterr().err
 
 
 def test_what_was_typed_is_typed_again() -> None:
