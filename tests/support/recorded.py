@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 from pyvmm.exits import freeze
@@ -74,6 +75,16 @@ class Tape:
         """(ns, vCPU, flags, rip)"""
         packed = b"".join(extras.SAMPLE.pack(time, vcpu, flags, 0, rip) for time, vcpu, flags, rip in samples)
         self.writer.add(extras.SAMPLES, 0, {"samples": packed})
+
+    def counters(self, *looks: tuple[int, dict[str, int]]) -> None:
+        """What the kernel counted for each vCPU: (ns, counters), the same names each time."""
+        names = list(looks[0][1])
+        fields = [[name, index, 1, 0] for index, name in enumerate(names)]
+        vcpus = len(self._ended)
+        rows = b"".join(pack("<Q", time) + vcpus * pack(f"<{len(names)}Q", *values.values()) for time, values in looks)
+        times = [name for name in names if name.endswith("_ns")]
+        data = {"fields": [[], fields], "vcpus": vcpus, "nanoseconds": times, "lengths": [0, 8 * len(names)], "rows": rows}
+        self.writer.add(extras.KERNEL, 0, data)
 
     def close(self) -> str:
         self.writer.close(

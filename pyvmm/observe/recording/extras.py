@@ -1,7 +1,9 @@
 """What a recording has beside exits, in chunks of its own: where the guest is, the kernel's counters, what I/O threads do, events.
 
     SAMP  {"samples": SAMPLE after SAMPLE}
-    KSTA  {"time": ns, "vm": counters, "vcpus": [counters...], "nanoseconds": names of those that are times}; every KERNEL_NS and at last
+    KSTA  {"fields": [of the VM's counters, of a vCPU's], "vcpus": how many, "nanoseconds": names of those that are times,
+          "lengths": bytes of the VM's block and of a vCPU's, "rows": a time (u64), the VM's block and each vCPU's; and so on};
+          every KERNEL_NS, and at last. Fields and blocks are those of ``stats.kernel``
     SPAN  {"names": [...], "spans": SPAN after SPAN}; a span is the time a device needed to look at its queue, on a thread that is no vCPU's
     EVNT  {"events": [[ns, thread, name, text], ...]}: what --trace would print
 
@@ -16,18 +18,20 @@ from time import monotonic_ns
 
 from pyvmm.errors import KvmError
 from pyvmm.kvm import uapi
-from pyvmm.observe.stats.collect import kernel_stats, read
+from pyvmm.observe.stats.collect import kernel_stats
+from pyvmm.observe.stats.kernel import decode
 from pyvmm.observe.trace.hooks import replace
 from pyvmm.observe.trace.tracer import Tracer
+from pyvmm.snapshot.plain import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from pyvmm.machine import Machine
     from pyvmm.observe.recording.recorder import Recorder
-    from pyvmm.observe.stats.kernel import KernelStats, Values
+    from pyvmm.observe.stats.kernel import KernelStats
     from pyvmm.observe.trace.events import Chosen
     from pyvmm.runloop import RunLoop
 
@@ -37,6 +41,7 @@ ASLEEP, USER = 1, 2  # flags: in HLT; at privilege level 3
 SPAN = Struct("<QIHH")  # ns, how many ns it took (at most 4.29 s are counted), number of the name, queue
 KERNEL_NS = 50_000_000
 FLUSH_NS = 1_000_000_000  # who kills the recorder loses no more than this
+_TIME = Struct("<Q")
 _TOOK_MAX = (1 << 32) - 1
 _MOST = 4096  # of anything in a chunk
 
@@ -57,6 +62,7 @@ class Extras:
         self._kernel: list[KernelStats] = []
         self._undo: list[Callable[[], None]] = []
         self._samples = bytearray()
+        self._counters = bytearray()
         self._spans = bytearray()
         self._names: list[str] = []
         self._events: list[list[Any]] = []
@@ -88,11 +94,11 @@ class Extras:
         if self._thread is not None:
             self._thread.join()
         self._count()
+        self._flush(0)
         for each in self._kernel:
             each.close()
         while self._undo:
             self._undo.pop()()
-        self._flush(0)
 
     # --- writing -----------------------------------------------------------------------------------------------------
     def _add(self, kind: bytes, data: Any) -> None:
@@ -110,6 +116,12 @@ class Extras:
             data = bytes(self._spans)
             del self._spans[: len(data)]
             self._add(SPANS, {"names": list(self._names), "spans": data})
+        if len(self._counters) > least * 1024:
+            data = bytes(self._counters)
+            del self._counters[: len(data)]
+            vm, vcpu = self._kernel[:2]
+            about = {"vcpus": len(self._kernel) - 1, "nanoseconds": sorted(vcpu.nanoseconds), "lengths": [vm.length, vcpu.length]}
+            self._add(KERNEL, {"fields": plain([vm.fields, vcpu.fields]), **about, "rows": data})
         if len(self._events) > least:
             events = self._events[:]
             del self._events[: len(events)]
@@ -136,14 +148,9 @@ class Extras:
 
     def _count(self) -> None:
         """One look at the kernel's counters."""
-        try:
-            vm, vcpus = read(self._kernel)
-        except OSError:
-            return
-        if vcpus:
-            times = sorted(self._kernel[1].nanoseconds)
-            now = monotonic_ns() - self._began
-            self._add(KERNEL, {"time": now, "vm": _numbers(vm), "vcpus": [_numbers(each) for each in vcpus], "nanoseconds": times})
+        if self._kernel:
+            blocks = [each.raw() for each in self._kernel]
+            self._counters.extend(_TIME.pack(monotonic_ns() - self._began) + b"".join(blocks))
 
     # --- on a vCPU's thread --------------------------------------------------------------------------------------------
     def _sampled(self, index: int, loop: RunLoop) -> Callable[[], None]:
@@ -182,6 +189,27 @@ class Extras:
         return replace(device, "serve", timed)
 
 
-def _numbers(values: Values) -> dict[str, int]:
-    """Without histograms."""
-    return {name: each for name, each in values.items() if isinstance(each, int)}
+def counters(data: Any) -> Iterator[dict[str, Any]]:
+    """The looks in a KSTA chunk: "time", "vm", "vcpus", "nanoseconds".
+
+    Raises:
+        TypeError, ValueError, KeyError, AttributeError: it is none.
+    """
+    vm_length, length = data["lengths"]
+    step = _TIME.size + vm_length + length * data["vcpus"]
+    if vm_length < 0 or length <= 0 or not 0 < data["vcpus"] <= _MOST or not all(type(name) is str for name in data["nanoseconds"]):
+        raise ValueError("no counters")
+    for fields in data["fields"]:
+        if not all(
+            type(name) is str and 0 <= first < _MOST and 0 < count < _MOST and 0 <= power < 10 for name, first, count, power in fields
+        ):
+            raise ValueError("no counters")
+    rows = data["rows"]
+    for at in range(0, len(rows) - step + 1, step):
+        block = at + _TIME.size + vm_length
+        yield {
+            "time": _TIME.unpack_from(rows, at)[0],
+            "vm": decode(data["fields"][0], rows[at + _TIME.size : block]),
+            "vcpus": [decode(data["fields"][1], rows[start : start + length]) for start in range(block, at + step, length)],
+            "nanoseconds": data["nanoseconds"],
+        }

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pyvmm.errors import ConfigError
 from pyvmm.kvm import uapi  # fmt: skip
 from pyvmm.observe.explain.layout import Layout
-from pyvmm.observe.recording.extras import ASLEEP, EVENTS, KERNEL, SAMPLE, SAMPLES, SPAN, SPANS, USER
+from pyvmm.observe.recording.extras import ASLEEP, EVENTS, KERNEL, SAMPLE, SAMPLES, SPAN, SPANS, USER, counters
 from pyvmm.observe.stats import summary
 from pyvmm.observe.stats.meter import OTHERS, empty, note, percentile
 from pyvmm.observe.stats.summary import Row, Summary
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.observe.recording.reader import Recording
-    from pyvmm.observe.stats.kernel import Values
 
 _MOST_SITES = 4096
 _REASON, _WHERE, _MMIO_LENGTH = slice(0x08, 0x0C), slice(0x20, 0x24), slice(0x30, 0x38)  # in a frozen run page (kvm_run)
@@ -88,7 +87,7 @@ class Story:
         self._read()
         self.samples = [each for each in self._samples() if self.wanted.time(each.time) and self.wanted.vcpu in (-1, each.vcpu)]
         self.spans = [each for each in self._spans() if self.wanted.time(each[0])]
-        self.kernel = [data for _, data in recording.others(KERNEL) if self._is_kernel(data)]
+        self.kernel = [look for _, data in recording.others(KERNEL) for look in counters(data)]
         self.events = [each for _, data in recording.others(EVENTS) for each in data["events"] if self.wanted.time(each[0])]
 
     def _read(self) -> None:
@@ -145,13 +144,6 @@ class Story:
             for time, took, name, queue in SPAN.iter_unpack(packed[: len(packed) // SPAN.size * SPAN.size]):
                 yield time, took, str(names[name]), queue
 
-    def _is_kernel(self, data: dict[str, Any]) -> bool:
-        """Raises ValueError for what is none; False for one of a kernel without counters."""
-        counters = [data["vm"], *data["vcpus"]]
-        if not all(type(value) is int for value in (data["time"], *(value for each in counters for value in each.values()))):
-            raise ValueError("counters that are no numbers")
-        return bool(data["vcpus"]) and all(type(name) is str for name in data["nanoseconds"])
-
     # --- sums --------------------------------------------------------------------------------------------------------
     @property
     def duration(self) -> int:
@@ -163,12 +155,11 @@ class Story:
     def summary(self) -> Summary:
         """The same as ``pyvmm stat`` makes."""
         last: dict[str, Any] = self.kernel[-1] if self.kernel else {"vm": {}, "vcpus": [], "nanoseconds": []}
-        counters: list[Values] = last["vcpus"]
         return Summary(
             rows=sorted((row for row in self.rows if row.count), key=lambda row: -row.total),
             wall=self.duration,
             vcpus=self.recording.header.vcpus if self.wanted.vcpu < 0 else 1,
-            kernel=counters,
+            kernel=last["vcpus"],
             vm=last["vm"],
             nanoseconds=last["nanoseconds"],
             ended=ended(self.recording),

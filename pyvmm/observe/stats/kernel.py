@@ -11,6 +11,8 @@ from struct import Struct, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     Values = dict[str, int | list[int]]
 
 _HEADER = Struct("<6I")  # kvm_stats_header: flags, name_size, num_desc, id_offset, desc_offset, data_offset
@@ -73,12 +75,14 @@ class KernelStats:
     Attributes:
         id: "kvm-PID" or "kvm-PID/vcpu-N".
         nanoseconds: names of the counters of time; the others are plain numbers.
+        fields: what ``decode`` wants: name, first word, words, decimal exponent of each.
+        length: bytes of ``raw``.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.nanoseconds: set[str] = set()
-        self._fields: list[tuple[str, int, int, int]] = []  # name, first word, words, decimal exponent
+        self.fields: list[tuple[str, int, int, int]] = []
         try:
             self._describe()
         except BaseException:
@@ -101,24 +105,32 @@ class KernelStats:
             if flags & _UNIT == _SECONDS:
                 self.nanoseconds.add(name)
                 exponent += 9
-            self._fields.append((name, offset // 8, max(size, 1), exponent if flags & _UNIT == _SECONDS else 0))
-        self._words = max((first + words for _, first, words, _ in self._fields), default=0)
+            self.fields.append((name, offset // 8, max(size, 1), exponent if flags & _UNIT == _SECONDS else 0))
+        self.length = 8 * max((first + words for _, first, words, _ in self.fields), default=0)
 
     def read(self) -> Values:
         """The counters now, in the kernel's order: numbers, and lists for histograms; times in nanoseconds. From any thread."""
-        data = os.pread(self.fd, 8 * self._words, self._data_offset)
-        words = unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
-        found: Values = {}
-        for name, first, count, exponent in self._fields:
-            values = list(words[first : first + count])
-            if count == 1 and values:
-                found[name] = values[0] * 10**exponent if exponent > 0 else values[0]
-            elif values:
-                found[name] = values
-        return found
+        return decode(self.fields, self.raw())
+
+    def raw(self) -> bytes:
+        """The same as the kernel has it, for ``decode``: 2 us."""
+        return os.pread(self.fd, self.length, self._data_offset)
 
     def close(self) -> None:
         """Closes the descriptor; may be called twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def decode(fields: Iterable[tuple[str, int, int, int]], raw: bytes) -> Values:
+    """Counters of ``KernelStats.raw``; a block cut short gives what is there."""
+    words = unpack(f"<{len(raw) // 8}Q", raw[: len(raw) // 8 * 8])
+    found: Values = {}
+    for name, first, count, exponent in fields:
+        values = list(words[first : first + count])
+        if count == 1 and values:
+            found[name] = values[0] * 10**exponent if exponent > 0 else values[0]
+        elif values:
+            found[name] = values
+    return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.explain.layout import Layout, States
     from pyvmm.observe.stats.kernel import Values
 
-_MASK = (1 << 40) - 1  # of mmio.len and is_write; above is padding
+MASK = (1 << 40) - 1  # of mmio.len and is_write; above is padding
 
 
 class Row(Record):
@@ -143,7 +143,7 @@ def gather(total: Cells, cells: dict[int, dict[Hashable, list[int]]]) -> None:
 
 def _place(reason: int, where: object) -> object:
     if isinstance(where, tuple):
-        return where[0], where[1] & _MASK
+        return where[0], where[1] & MASK
     return where
 
 
@@ -157,7 +157,7 @@ def rows(total: Cells, layout: Layout | None, states: States | None = None) -> l
     """
     named: dict[tuple[Any, ...], list[int]] = {}
     for (reason, where), cell in total.items():
-        merge(named.setdefault(_describe(reason, where, layout, states), empty()), cell)
+        merge(named.setdefault(describe(reason, where, layout, states), empty()), cell)
     found = [
         Row(
             reason=key[0], access=key[1], address=key[2], size=key[3], device=key[4], register=key[5],
@@ -168,7 +168,7 @@ def rows(total: Cells, layout: Layout | None, states: States | None = None) -> l
     return sorted(found, key=lambda row: (-row.total, row.reason, row.address, row.access))
 
 
-def _describe(reason: int, where: object, layout: Layout | None, states: States | None) -> tuple[str, str, int, int, str, str]:
+def describe(reason: int, where: object, layout: Layout | None, states: States | None) -> tuple[str, str, int, int, str, str]:
     """(reason, access, address, size, device, register) of a site."""
     if reason == KICKED:
         return "kicked", "", -1, 0, "", ""

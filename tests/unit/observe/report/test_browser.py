@@ -62,9 +62,12 @@ def small(tmp_path: Path) -> Path:
     tape.sample(*((1000 + 2000 * number, number & 1, 0, 0x1000 * (1 + number % 3)) for number in range(80)))
     spans = b"".join(extras.SPAN.pack(5000 + 20_000 * number, 9000, 0, number & 1) for number in range(10))
     tape.writer.add(extras.SPANS, 0, {"names": ["virtio-blk0"], "spans": spans})
-    for number in range(10):
-        counters = {"exits": 40 * number * number, "halt_wait_ns": 3000 * number, "irq_injections": number}
-        tape.writer.add(extras.KERNEL, 0, {"time": 30_000 * number, "vm": {}, "vcpus": [counters] * 2, "nanoseconds": ["halt_wait_ns"]})
+    tape.counters(
+        *(
+            (30_000 * number, {"exits": 40 * number * number, "halt_wait_ns": 3000 * number, "irq_injections": number})
+            for number in range(10)
+        )
+    )
     return page(tape.close(), tmp_path / "two.html")
 
 

@@ -18,8 +18,6 @@ from pyvmm.observe.report.model import Filter
 from pyvmm.snapshot.plain import pack
 from tests.support.recorded import Tape
 
-KERNEL = {"vm": {}, "nanoseconds": ["halt_wait_ns"]}
-
 
 def name(address: int) -> str:
     return {1: "memset", 2: "schedule"}.get(address, "")
@@ -37,8 +35,7 @@ def path(tmp_path: Path) -> str:
     tape.sample((1500, 0, 0, 1), (1600, 0, 0, 1), (1700, 1, 0, 2), (1800, 1, extras.ASLEEP, 3), (1900, 0, extras.USER, 0x4000))
     tape.writer.add(extras.SPANS, 0, {"names": ["blk0"], "spans": extras.SPAN.pack(5000, 3000, 0, 2) + extras.SPAN.pack(7000, 3000, 0, 2)})
     tape.writer.add(extras.EVENTS, 0, {"events": [[1200, "vcpu1", "irq_line", "GSI 4 high"]]})
-    for time, exits in ((0, 0), (10_000, 50), (20_000, 80)):
-        tape.writer.add(extras.KERNEL, 0, {**KERNEL, "time": time, "vcpus": [{"exits": exits, "halt_wait_ns": 40 * exits}] * 2})
+    tape.counters(*((time, {"exits": exits, "halt_wait_ns": 40 * exits}) for time, exits in ((0, 0), (10_000, 50), (20_000, 80))))
     return tape.close()
 
 
@@ -203,7 +200,10 @@ def test_a_recording_without_exits(tmp_path: Path) -> None:
     ("kind", "data"),
     [
         (extras.SAMPLES, {}), (extras.SAMPLES, {"samples": 5}), (extras.SPANS, {"names": [], "spans": extras.SPAN.pack(1, 1, 9, 0)}),
-        (extras.KERNEL, {"time": "x"}), (extras.KERNEL, []), (extras.EVENTS, {"events": [5]}), (extras.EVENTS, {"events": [["x"]]}),
+        (extras.KERNEL, {"lengths": "x"}), (extras.KERNEL, []),
+        (extras.KERNEL, {"fields": [[], [["exits", 0, 1 << 60, 0]]], "vcpus": 1, "nanoseconds": [], "lengths": [0, 8], "rows": bytes(64)}),
+        (extras.KERNEL, {"fields": [[], []], "vcpus": 1, "nanoseconds": [], "lengths": [-16, 8], "rows": bytes(64)}),
+        (extras.EVENTS, {"events": [5]}), (extras.EVENTS, {"events": [["x"]]}),
     ],
 )  # fmt: skip
 def test_chunks_no_recorder_writes_are_one_error(tmp_path: Path, kind: bytes, data: Any) -> None:
