@@ -119,3 +119,8 @@ def test_mistakes_are_one_line(line: str, message: str) -> None:
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_bytes_that_did_not_exit_are_told_of() -> None:
+    done = stat("serial-poll", "-serial", "null")
+    assert "that the kernel collected came in" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter_ns
 
+from pyvmm.coalesce import CoalescedSerial
 from pyvmm.errors import KvmError
 from pyvmm.observe.explain.layout import Layout, states
 from pyvmm.observe.stats import summary
@@ -59,7 +60,7 @@ class Collector:
         if machine is None:
             return self._past
         with machine.lock:
-            return self._summary()
+            return self._summary() if self._machine is machine else self._past  # it may have ended just now
 
     def _summary(self) -> Summary:
         machine, past = self._machine, self._past
@@ -73,7 +74,8 @@ class Collector:
         if retries:
             rows.append(Row(reason="sipi", count=retries))
         avoided = list(past.avoided)
-        batches = sum(getattr(user, "batches", 0) for user in getattr(machine.coalesced, "users", [machine.coalesced]))
+        users = machine.coalesced.users if machine.coalesced is not None else []
+        batches = sum(user.batches for user in users if isinstance(user, CoalescedSerial))
         if batches:
             avoided.append(f"bytes to COM1 that the kernel collected came in {batches:,} batches, not as exits")
         return Summary(
