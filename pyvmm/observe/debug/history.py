@@ -93,6 +93,7 @@ class History:
 
         Raises:
             OSError: a drive could not be written; it can be tried again.
+            HostError: a disk of the host does not answer.
         """
         try:
             with self.machine.quiesce():
@@ -100,7 +101,9 @@ class History:
                     self._leave()
                     self._ram.close()
         except HostError:
-            pass  # the run is over: ``_end`` has been called, or will be
+            if self.machine.reason is None:
+                raise
+            # the run is over: ``_end`` has been called, or will be
 
     def _leave(self) -> None:
         """The machine is at rest, or has ended."""

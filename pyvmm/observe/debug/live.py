@@ -82,8 +82,8 @@ class Live(Forward):
         Raises:
             OSError: a drive could not be written; it can be tried again.
         """
-        self.control.on_exits = None
         self.history.close()
+        self.control.on_exits = None
         super().close()
 
     @property
@@ -323,7 +323,7 @@ class Live(Forward):
         if moment.exit < 0 or moment.steps < 0:
             raise SubjectError(f"{moment} is no moment one can go to")
         if moment.exit > self.history.last:
-            diverged = self.arrive(self.history.last)
+            diverged = self.arrive(self.history.last) if self.history.reliving else None
             with self.unarmed():
                 stop = diverged or self._forward(moment.exit)
         else:
