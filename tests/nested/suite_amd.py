@@ -28,6 +28,7 @@ MOST_HOSTS = 2
 # in there; PYVMM_FULL=1 runs them as well. The long ones first: the hosts should be done at the same time.
 TESTS = [
     "tests/boot",
+    "tests/kvm/debug/test_history_short.py",
     *(
         f"tests/kvm/test_{name}.py"
         for name in ("catalogue", "machine", "descriptors", "probes", "firmware_state", "coalesce", "suspend", "stats_perf")
