@@ -59,7 +59,7 @@ def command(arguments: list[str]) -> int:
     )
     with Recording.open(rest[0]) as recording:
         story = model.load(recording, wanted)
-        name = names.choose(given["symbols"][-1] if "symbols" in given else "", recording) if story.samples else names.none
+        name = names.choose(given["symbols"][-1] if "symbols" in given else "", recording)
         if recording.note:
             say(f"pyvmm: {recording.note}")
         for kind in _OUTPUTS:

@@ -113,6 +113,7 @@ def content(story: Story, name: Name) -> dict[str, Any]:
         "text_of": _packed("I", told.which),
         "numbers": _packed("I", story.numbers),
         "titles": told.titles,
+        "functions": [name(rip) for rip in told.rips],
         "bodies": told.bodies,
         "texts": told.texts,
         "console": "".join(console),

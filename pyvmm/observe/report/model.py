@@ -64,8 +64,8 @@ class Story:
         wanted: which part.
 
     Attributes:
-        numbers, vcpus, sites, times, took, inside: of each exit: number, vCPU, index into ``rows``, ns, ns in user space, ns in
-            KVM_RUN before it.
+        numbers, vcpus, sites, times, took, inside, rips: of each exit: number, vCPU, index into ``rows``, ns, ns in user space, ns in
+            KVM_RUN before it, where the guest was.
         rows: one for each site, in order of appearance, with its totals.
         cells: the histogram behind each row.
         layout: of the machine at its end.
@@ -79,6 +79,7 @@ class Story:
         self.layout = Layout.from_plain(recording.state(recording.count).layout)
         self.numbers, self.sites, self.took = array("Q"), array("I"), array("I")
         self.times, self.inside, self.vcpus = array("Q"), array("Q"), array("H")
+        self.rips = array("Q")
         self.rows: list[Row] = []
         self.cells: list[list[int]] = []
         self.console: list[tuple[int, bytes]] = []
@@ -113,6 +114,7 @@ class Story:
             self.times.append(entry.time)
             self.took.append(entry.took)
             self.inside.append(entry.inside)
+            self.rips.append(entry.rip)
             note(self.cells[index], entry.took)
         for row, cell in zip(self.rows, self.cells, strict=True):
             row.count, row.total, row.least, row.most = cell[0], cell[1], cell[2] if cell[0] else 0, cell[3]

@@ -187,6 +187,7 @@ function show(index, follow = true) {
   $("where").textContent = `exit ${count(numberOf[current])} of ${count(data.total)} at ${time(times[current])}`;
   $("facts").innerHTML = "";
   const facts = [["user space", time(took[current])], ["in KVM_RUN before", time(inside[current])], ["vCPU", vcpus[current]],
+    ...(data.functions[textOf[current]] ? [["in", data.functions[textOf[current]]]] : []),
     ["of this kind", count(row.count)], ["average", time(row.total / row.count)], ["p99", time(row.p99)]];
   for (const [name, value] of facts) {
     const bold = document.createElement("b");

@@ -29,6 +29,7 @@ def render(story: Story, name: Name, sort: str = "time", most: int = 20, address
     if story.recording.note:
         lines.append(story.recording.note)
     lines += ["", *hot_table(story, name, most, addresses), "", *text.kernel_table(found), "", *text.user_table(found, sort, most)]
+    lines += ["", *code_table(story, name, sort, most)] if story.rips else []
     return "\n".join(lines) + "\n"
 
 
@@ -50,6 +51,23 @@ def hot_table(story: Story, name: Name, most: int, addresses: bool) -> list[str]
             lines += [f"{'':>8} {count:>8,}    {address:#x}" for address, count in list(spot.addresses.items())[:5]]
     if len(shown) < len(found):
         lines.append(f"{'':>8} {sum(spot.count for spot in found[len(shown) :]):>8,}  in {len(found) - len(shown)} more")
+    return lines
+
+
+def code_table(story: Story, name: Name, sort: str, most: int) -> list[str]:
+    """Exits by the guest's code: which instruction caused how many, and of what kind they were."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for rip, site, took in zip(story.rips, story.sites, story.took, strict=True):
+        cell = found.setdefault((rip, site), [0, 0])
+        cell[0] += 1
+        cell[1] += took
+    by = 0 if sort == "count" else 1
+    rows = sorted(found.items(), key=lambda item: (-item[1][by], item[0]))
+    lines = ["exits by the guest's code", f"{'count':>10} {'total ms':>10}  {'rip':<18} {'function':<32} exit"]
+    for (rip, site), (count, total) in rows[:most] if most else rows:
+        row = story.rows[site]
+        what = f"{row.reason} {row.access} {row.place} {row.device} {row.register}".split()
+        lines.append(f"{count:>10,} {total / 1e6:>10.2f}  {rip:<#18x} {name(rip):<32} {' '.join(what)}".rstrip())
     return lines
 
 

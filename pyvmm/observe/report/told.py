@@ -39,12 +39,14 @@ class Told(Record):
     Fields:
         which: for each exit an index into ``titles``.
         titles: one line each.
+        rips: for each title where the guest was.
         bodies: for each title an index into ``texts``.
         texts: pages of plain text.
     """
 
     which: list[int] = []
     titles: list[str] = []
+    rips: list[int] = []
     bodies: list[int] = []
     texts: list[str] = []
 
@@ -73,6 +75,7 @@ def tell(story: Story) -> Told:
                     title = teller.explain(entry)[0] if len(told.titles) < 10 * MOST else story.rows[row].place
                     told.bodies.append(at_place.get(row, 0))
                 told.titles.append(title)
+                told.rips.append(entry.rip)
             told.which.append(index)
         teller.passed(entry)
     return told

@@ -86,7 +86,9 @@ def test_text(path: str) -> None:
     assert " 50.00%        2  memset" in shown
     assert "COM1 THR" in shown
     assert "poweroff" in shown.splitlines()[0]
-    assert "                2              0x1" not in shown
+    code = shown[shown.index("exits by the guest's code") :].splitlines()
+    assert code[2].split() == ["2", "0.03", "0x1", "memset", "mmio", "write", "0xd0000000/4"]
+    assert [line.split()[:4] for line in code if "COM1 LSR" in line] == [["2", "0.00", "0x2", "schedule"]]
 
 
 def test_folded_stacks(path: str) -> None:
