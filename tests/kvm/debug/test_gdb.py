@@ -163,6 +163,18 @@ def test_a_crash_stands_still(tmp_path: Path) -> None:
     assert status == 100 and "crash" in told.lower()
 
 
+def test_gdb_and_its_breakpoints_stay_when_the_guest_resets(tmp_path: Path) -> None:
+    guest = tmp_path / "resets.bin"
+    guest.write_bytes(bytes.fromhex("90 66baf90c b006 ee ebfe"))  # nop; mov dx, 0xcf9; mov al, 6; out dx, al
+    run = Debugged(
+        tmp_path, str(guest), f"break *{BASE + 5:#x}", *["continue", WHERE, "p $al"] * 3, "detach", options=("-S", "-format", "flat32")
+    )
+    said = run.said()
+    assert rips(said) == [BASE + 5] * 3 and "exited" not in said and "detached]" in said, said
+    run.pyvmm.send_signal(signal.SIGTERM)
+    assert run.ends()[2] == 128 + signal.SIGTERM
+
+
 def test_exit_status_and_kill(tmp_path: Path) -> None:
     said, _, status = Debugged(tmp_path, "exit-code", "continue").ends()
     assert re.search(rf"exited (normally|with code 0?{status:o})", said), said
