@@ -156,6 +156,7 @@ class FakeSubject:
         self.log: list[str] = []
         self._memory = bytearray(RAM)
         self._memory[BASE : BASE + len(CODE)] = CODE
+        self._memory[0x40:0x44] = b"\x23\x01\x00\xf0"  # the real-mode vector 0x10: f000:0123
         self._memory[0x7C2A : 0x7C2A + len(MESSAGE) + 1] = MESSAGE + b"\0"
         self._set: dict[str, int] = {}
 

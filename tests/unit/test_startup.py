@@ -48,6 +48,7 @@ def test_heavy_modules_stay_off_the_boot_path(guest: str) -> None:
     assert "pyvmm.machine" in found
     assert not sorted(found & set(HEAVY))
     assert not [name for name in found if "block" in name or "drives" in name], "who has no disk loads none"
+    assert not [name for name in found if name.startswith("pyvmm.observe") or "monitor" in name], "nor a debugger"
 
 
 def test_heavy_modules_stay_off_the_way_to_a_disk(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ def handler(session: Session, vector: int) -> int:
     sregs = session.subject.sregs(session.vcpu)
     if not sregs.cr0 & CR0_PE:
         entry = session.linear(sregs.idt.base + 4 * vector, 4)
+        if not any(entry):
+            raise CommandError(f"the guest has no handler for vector {vector:#x}: its place in the table at 0 is empty")
         return (int.from_bytes(entry[2:], "little") << 4) + int.from_bytes(entry[:2], "little")
     long_mode = bool(sregs.efer & EFER_LMA)
     size = 16 if long_mode else 8

@@ -56,7 +56,7 @@ def test_transcript(number: int) -> None:
     block = blocks()[number]
     if not emulates_ring0() and ("(pyvmm) explain" in block or "triple-fault" in block):
         pytest.skip(
-            "where KVM leaves rip at an exit, which an explanation tells of, and what AMD leaves of a dead vCPU, are other matters on hardware"
+            "where KVM leaves rip at an exit, and what AMD leaves of a dead vCPU, are other matters on hardware"
         )
     said = transcript(block)
     if os.environ.get("PYVMM_WRITE_GOLDEN"):

@@ -71,6 +71,9 @@ def pit(state: VmState, style: Style) -> list[str]:
     for number, used in enumerate(("interrupt line 0", "memory refresh, once", "speaker")):
         count, *_ = struct.unpack_from("<I", state.pit, 24 * number)
         mode, gate = state.pit[24 * number + 13], state.pit[24 * number + 15]
+        if mode == 0xFF:
+            lines.append(f"{style.name(f'counter {number}')}  not programmed: {used}")
+            continue
         rate = f"{_PIT_INPUT / count:.1f} Hz" if count else "not started"
         lines.append(f"{style.name(f'counter {number}')}  mode {mode}, counts {count or 65536} ({rate}), gate {gate}: {used}")
     return lines
