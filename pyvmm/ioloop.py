@@ -58,6 +58,7 @@ class IoLoop:
         deadline: the timer that ends the run, or None; may expire without the lock and on any thread.
         abandoned: the run was ended from outside; nobody waits for output any more.
         drain: empties the coalesced ring before a callback looks at a device; None while no zone is registered.
+        turns: how often callbacks may have run; for those who keep an eye on devices.
     """
 
     def __init__(self, lock: Any) -> None:
@@ -73,6 +74,7 @@ class IoLoop:
         self.deadline: LoopTimer | None = None
         self.abandoned = False
         self.drain: Callable[[], None] | None = None
+        self.turns = 0
 
     def close(self) -> None:
         """Closes the loop's own descriptors; those of readers belong to their owners."""
@@ -159,6 +161,7 @@ class IoLoop:
             events = self._epoll.poll(self._timeout())
             if not self._take_lock():
                 return
+            self.turns += 1
             try:
                 if self.drain is not None:
                     self.drain()

@@ -6,7 +6,7 @@ from pyvmm import status
 from pyvmm.backends.stderr import say
 from pyvmm.cli import own
 from pyvmm.cli.options import Options
-from pyvmm.cli.run import Session, tell
+from pyvmm.cli.run import Session, prepare, tell
 from pyvmm.errors import ConfigError
 from pyvmm.observe.recording.extras import Extras
 from pyvmm.observe.recording.recorder import Recorder
@@ -23,6 +23,13 @@ usage: pyvmm record GUEST -o FILE [OPTIONS OF `pyvmm run`]
 """
 
 
+class Recorded(Session):
+    """A run without Ctrl-A c: who goes back in time changes what has been recorded."""
+
+    def _monitor(self) -> None:
+        say("[no debugger while recording: pyvmm replay opens the recording]")
+
+
 def command(arguments: list[str]) -> int:
     """Runs the guest to its end; returns its exit status."""
     given, rest = own.take(arguments, (), ("o", "e", "F"))
@@ -36,15 +43,22 @@ def command(arguments: list[str]) -> int:
         raise ConfigError("-o: name a file for the recording")
     hertz = own.number(given, "F", 0, 1, 10_000) if "F" in given else 0
     chosen = Chosen(given["e"], "-e") if "e" in given else None
+    if options.gdb or options.monitors:
+        raise ConfigError(
+            "a debugger could change what has been recorded: leave -gdb, -s, -monitor and -qmp out; pyvmm replay opens the recording"
+        )
     recorder = Recorder(path, name, ["pyvmm", "record", *arguments])
-    session = Session(options.config, options.debugcon)
+    session = Recorded(options.config, options.debugcon)
     session.observers += [recorder.attach, Extras(recorder, hertz, chosen).attach]
     reason = None
     try:
+        prepare(session, options)
         reason = session.run(options.timeout, options.paused, options.load)
     finally:
         session.close()
         recorder.close(reason)
+    if recorder.failure is not None:
+        raise recorder.failure
     tell(reason)
     say(f"pyvmm: {recorder.count} exits recorded in {path}, {recorder.written / 1e6:.1f} MB; to look at them: pyvmm replay {path}")
     return status.of(reason)

@@ -51,6 +51,8 @@ _TOOK_MAX = (1 << 32) - 1
 _TURN_SECONDS = 0.1  # how often a vCPU that waits for its turn looks whether the run is over
 _DATA = structs.RUN_MMIO_DATA
 _RIP = structs.RUN_SYNC_REGS // 8 + 16
+_IO, _IO_COUNT, _IO_DATA = structs.RUN_IO_DIRECTION // 4, structs.RUN_IO_COUNT // 4, structs.RUN_IO_DATA_OFFSET // 4
+_REGS, _PACK = format.REGS, format.ENTRY.pack
 
 
 def header(config: Config, name: str, command: list[str], ram: list[Region]) -> Header:
@@ -83,6 +85,7 @@ class Recorder:
     Attributes:
         count: exits so far.
         written: bytes, when it is closed.
+        failure: why the file is not complete, None as a rule.
         began: what the recording's times count from (``monotonic_ns``).
         writer: for chunks of others; None until the first machine is there.
         running: the machine that is recorded, or was last.
@@ -95,7 +98,7 @@ class Recorder:
         self._name = name
         self._command = command
         self.began = 0
-        self._failed: BaseException | None = None
+        self.failure: BaseException | None = None
         self.running: Run | None = None
 
     def attach(self, machine: Machine) -> None:
@@ -113,7 +116,7 @@ class Recorder:
             self.count = self.running.finish()
 
     def _on_failure(self, error: BaseException) -> None:
-        self._failed = error
+        self.failure = error
         if self.running is not None:
             self.running.machine.crashed(error)
 
@@ -199,32 +202,24 @@ class Run:
         if self._turn is not None:
             self._turn.release()
 
-    def add(self, cpu: Cpu, answer: bytes, regs: bytes, flags: int, took: int) -> None:
+    def add(self, cpu: Cpu, reason: int, answer: bytes, regs: bytes, flags: int, took: int) -> None:
         """Appends an exit that is answered."""
         self.count += 1
-        frozen, system = cpu.frozen, regs[format.REGS :]
-        if system != cpu.system:
-            cpu.system = system
+        more = b""
+        if regs[_REGS:] != cpu.regs[_REGS:] or cpu.is_new:
+            cpu.is_new = False
             flags |= format.SYSTEM
-        else:
-            system = b""
-        parts = [frozen, answer, regs[: format.REGS], system]
-        with self.machine.lock:
-            changes = self._states.changes()
-            if self._sent:
-                sent = bytes(self._sent)
-                self._sent.clear()
-            else:
-                sent = b""
-        if changes is not None:
-            flags |= format.CHANGES
-            packed = pack(changes)
-            parts += (format.LENGTH.pack(len(packed)), packed)
-        if sent:
+            more = regs[_REGS:]
+        cpu.regs = regs
+        if reason != uapi.KVM_EXIT_IO or not answer or not self._states.is_unchanged_by_read(cpu.words[_IO]):
+            with self.machine.lock:
+                changes = self._states.changes()
+            if changes is not None:
+                flags |= format.CHANGES
+                more += _sized(pack(changes))
+        if self._sent:
             flags |= format.CONSOLE
-            parts += (format.LENGTH.pack(len(sent)), sent)
-            self._console += sent
-            del self._console[:-CONSOLE_KEPT]
+            more += _sized(self._take_sent())
         due = False
         if self._ram.exact:
             with self._ram.still():
@@ -232,20 +227,29 @@ class Run:
             due = not self._ram.exact
             if patches:
                 flags |= format.PATCHES
-                parts += (format.LENGTH.pack(len(patches)), patches)
-        cpu.regs = regs
-        self._buffer += format.ENTRY.pack(
-            cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), cpu.came - self.began, cpu.came - cpu.left, cpu.rip
-        ) + b"".join(parts)  # fmt: skip
-        if due or cpu.came >= self._key_due or self.count - self._key_count >= KEYFRAME_EXITS:
-            if due or cpu.came >= self._key_earliest and self._writer.backlog <= KEYFRAME_BACKLOG:
+                more += _sized(patches)
+        frozen, came = cpu.frozen, cpu.came
+        head = _PACK(cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), came - self.began, came - cpu.left, cpu.rip)
+        self._buffer += head + frozen + answer + regs[:_REGS] + more
+        if due or came >= self._key_due or self.count - self._key_count >= KEYFRAME_EXITS:
+            if due or came >= self._key_earliest and self._writer.backlog <= KEYFRAME_BACKLOG:
                 with self._ram.still():
                     self._keyframe()
         elif len(self._buffer) >= _BUFFER:
             self._flush()
 
+    def _take_sent(self) -> bytes:
+        """What the console was sent; the I/O loop may be sending."""
+        with self.machine.lock:
+            sent = bytes(self._sent)
+            self._sent.clear()
+        self._console += sent
+        del self._console[:-CONSOLE_KEPT]
+        return sent
+
     def _flush(self) -> None:
         if self._buffer:
+            self._writer.start()
             self._writer.put(format.EXIT, self._first, self.count + 1 - self._first, bytes(self._buffer))
             self._buffer.clear()
         self._first = self.count + 1
@@ -300,23 +304,26 @@ class Cpu:
     Attributes:
         sync: has KVM leave registers in the run page.
         regs: kvm_regs, kvm_sregs and kvm_vcpu_events behind its last exit.
-        system: the last two of these, as last written.
+        is_new: the recording has not got its last two of these.
         busy: between ``before`` and the end of ``after``, its registers not final.
         frozen, rip, came: the exit that is being answered: the page, where, when.
         left: when it went back into the guest.
+        page, words, quads: its run page.
     """
 
     def __init__(self, run: Run, index: int) -> None:
         self.index = index
-        self.vcpu = run.machine.vcpus[index]
-        self.regs = bytes(self.vcpu.get_regs()) + bytes(self.vcpu.get_sregs()) + bytes(self.vcpu.get_events())
-        self.system = b""
+        self.vcpu = vcpu = run.machine.vcpus[index]
+        self.page, self.words, self.quads = vcpu.page, vcpu.words, vcpu.quads
+        self.regs = bytes(vcpu.get_regs()) + bytes(vcpu.get_sregs()) + bytes(vcpu.get_events())
+        self.is_new = True
         self.sync: SyncRegs
         self.busy = False
         self.frozen = b""
         self.rip = self.came = 0
         self.left = monotonic_ns()
         self._run = run
+        self._alone = len(run.machine.vcpus) == 1
         self._loop = run.machine.runloops[index]
         self._nested = False  # inside ``after``: an instruction goes on with another exit
         self._goes_on = False
@@ -335,10 +342,10 @@ class Cpu:
     def before(self, reason: int) -> None:
         """See ``Observer``."""
         self.came = monotonic_ns()
-        self.rip = self.vcpu.quads[_RIP]
-        self.frozen = freeze(self.vcpu.page)
+        self.rip = self.quads[_RIP]
+        self.frozen = freeze(self.page)
         self.busy = True
-        if not self._nested:
+        if not self._alone and not self._nested:
             self._run.enter()
 
     def after(self, reason: int) -> None:
@@ -346,30 +353,35 @@ class Cpu:
         took = monotonic_ns() - self.came
         answer = self._answer(reason)
         regs = self.sync.settled()
-        self._goes_on = regs is None
         if regs is None:
-            self._run.add(self, answer, self.sync.take(), format.INSIDE, took)
+            self._goes_on = True
+            self._run.add(self, reason, answer, self.sync.take(), format.INSIDE, took)
         else:
-            self.busy = False
-            self._run.add(self, answer, regs, 0, took)
+            self._goes_on = self.busy = False
+            self._run.add(self, reason, answer, regs, 0, took)
         if self._nested:
             return
         if self._goes_on:
             self._nested = True
             while self._goes_on:
-                self._loop.exits[self.vcpu.words[structs.RUN_EXIT_REASON // 4]]()
+                self._loop.exits[self.words[structs.RUN_EXIT_REASON // 4]]()
             self._nested = False
         self.left = monotonic_ns()
-        self._run.leave()
+        if not self._alone:
+            self._run.leave()
 
     def _answer(self, reason: int) -> bytes:
         """What user space has put into the page."""
-        page, words = self.vcpu.page, self.vcpu.words
+        page, words = self.page, self.words
         if reason == uapi.KVM_EXIT_IO:
             if page[structs.RUN_IO_DIRECTION]:
                 return b""
-            start = words[structs.RUN_IO_DATA_OFFSET // 4]
-            return bytes(page[start : start + page[structs.RUN_IO_SIZE] * words[structs.RUN_IO_COUNT // 4]])
+            start = words[_IO_DATA]
+            return bytes(page[start : start + page[structs.RUN_IO_SIZE] * words[_IO_COUNT]])
         if reason == uapi.KVM_EXIT_MMIO and not page[structs.RUN_MMIO_IS_WRITE]:
             return bytes(page[_DATA : _DATA + min(words[structs.RUN_MMIO_LEN // 4], 8)])
         return b""
+
+
+def _sized(data: bytes) -> bytes:
+    return format.LENGTH.pack(len(data)) + data

@@ -2,7 +2,8 @@
 
 All devices are looked at, not just the one that was accessed: timers, typed keys and devices that drive each other change states too.
 That is one comparison in C: of the states' dicts with copies from before. States that hold records (a virtio device's queues) are
-compared as bytes.
+compared as bytes. The one exception is what a polling guest does all day: when it reads a port, and no callback of the I/O loop has
+run since the last look, it can only have changed the device there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pyvmm.observe.explain.layout import States
 
 
+_READABLE_MAX = 256  # ways to read ports that are remembered; a real guest has a dozen
+
+
 class DeviceStates:
     """One machine's. With the machine lock held.
 
@@ -34,6 +38,8 @@ class DeviceStates:
         self._deep = {name: part for name, part in found.items() if _holds_records(part.state)}
         self._flat = {name: part for name, part in found.items() if name not in self._deep}
         self._names, self._parts = list(self._flat), list(self._flat.values())
+        self._readable: dict[int, int] = {}  # how a port is read (the run page's word) -> the place in these lists of what changes with it
+        self._turns = 0  # of the I/O loop at the last look
         self._last: list[dict[str, Any]] = [_copy(part.state) for part in self._parts]
         self._frozen: dict[str, bytes] = {}
         self._thawed: States = {}
@@ -50,9 +56,11 @@ class DeviceStates:
 
     def _on_change(self) -> None:
         self._moved = True
+        self._readable.clear()
 
     def changes(self) -> dict[str, dict[str, Any]] | None:
         """Since the last call: name -> field -> value, and under "" the layout when it is another; None for nothing."""
+        self._turns = self._machine.loop.turns
         found: dict[str, dict[str, Any]] = {}
         last = self._last
         now = [part.state.__dict__ for part in self._parts]
@@ -69,6 +77,24 @@ class DeviceStates:
             if layout != self.layout:
                 self.layout = found[""] = layout
         return found or None
+
+    def is_unchanged_by_read(self, word: int) -> bool:
+        """Whether all is known to be as it was, behind a read of a port. Quick, and without the lock; False: look.
+
+        Args:
+            word: of the run page: direction, size and port.
+        """
+        at = self._readable.get(word)
+        if at is None:
+            at = self._readable[word] = self._place(word)
+        return at >= 0 and self._parts[at].state.__dict__ == self._last[at] and self._machine.loop.turns == self._turns and not self._moved
+
+    def _place(self, word: int) -> int:
+        """Of the device a port read goes to; -1 where a read may do more than change that."""
+        if self._machine.cards is not None or len(self._machine.vcpus) > 1 or len(self._readable) >= _READABLE_MAX:
+            return -1
+        there = next((each.device for each in self._machine.ports.mappings if each.base <= word >> 16 < each.base + each.length), None)
+        return next((at for at, part in enumerate(self._parts) if part is there and part is not self._machine.pci), -1)
 
     def _look_deeply(self, found: dict[str, dict[str, Any]]) -> None:
         for core in self._cores:

@@ -47,7 +47,6 @@ class Writer:
 
     Raises:
         ConfigError: the file cannot be opened for writing.
-        HostError: the host gives no thread.
     """
 
     def __init__(self, path: str, header: Header, failed: Callable[[BaseException], None]) -> None:
@@ -69,13 +68,19 @@ class Writer:
             raise ConfigError(f"cannot write the recording {path}: {getattr(error, 'strerror', None) or error}") from None
         self._write([format.START.pack(format.MAGIC, format.VERSION)])
         self.put(format.HEAD, 0, 0, pack(plain(header)))
-        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
         self._thread = Thread(self._run)
+        self._started = False
+
+    def start(self) -> None:
+        """Begins to write what has been put; not sooner than the guest runs: a sandbox wants no thread before."""
+        if self._started:
+            return
+        self._started = True
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
         try:
             self._thread.start()
         except RuntimeError:  # "can't start new thread"
-            self._file.close()
-            raise HostError("no thread to write the recording: raise `ulimit -u` and `ulimit -v`") from None
+            self._give_up(HostError("no thread to write the recording: raise `ulimit -u` and `ulimit -v`"))
 
     def put(self, kind: bytes, exit: int, count: int, body: bytes) -> None:
         """A chunk; see format.py."""
@@ -124,6 +129,7 @@ class Writer:
 
     def close(self, end: dict[str, Any] | None = None) -> None:
         """Writes what is left, and ``end`` (see ``Recording.end``) behind it; closes the file. Once."""
+        self.start()
         if end is not None:
             self.put(format.END, 0, 0, pack(end))
         with self._state:
@@ -155,6 +161,8 @@ class Writer:
                 size, work = self._jobs.popleft()
             try:
                 work()
+                if not self._jobs:
+                    self._file.flush()
             except BaseException as error:
                 self._give_up(error)
                 return
