@@ -13,6 +13,10 @@ from pyvmm.errors import ConfigError
 from pyvmm.observe.stats import text
 from pyvmm.observe.stats.collect import Collector
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
 HELP = """\
 usage: pyvmm stat [OPTIONS] GUEST [OPTIONS OF `pyvmm run`]
 
@@ -31,6 +35,7 @@ def command(arguments: list[str]) -> int:
     if options.config is None:
         print(HELP.format(sorts=", ".join(text.SORTS)), end="")
         return status.OK
+    output = opened(given["o"][-1] if "o" in given else "")
     collector = Collector()
     session = Session(options.config, options.debugcon)
     prepare(session, options)
@@ -46,17 +51,17 @@ def command(arguments: list[str]) -> int:
         shown = json.dumps({"guest": name, **summary.plain()}, indent=1) + "\n"
     else:
         shown = "\n" + text.render(summary, name, sort, everything="all" in given)
-    write(given["o"][-1] if "o" in given else "", shown)
+    if output is None:
+        say_lines(shown)
+    else:
+        with output:
+            output.write(shown)
     return status.of(reason)
 
 
-def write(path: str, shown: str) -> None:
-    """To a file, or to stderr for "". ConfigError when it cannot be written."""
-    if not path:
-        say_lines(shown)
-        return
+def opened(path: str) -> TextIO | None:
+    """A file to write to, None for "". Before the run: a sandbox closes the door to it. ConfigError when it cannot be written."""
     try:
-        with open(path, "w") as file:
-            file.write(shown)
-    except OSError as error:
-        raise ConfigError(f"-o {path}: {error.strerror}") from None
+        return open(path, "w", encoding="utf-8") if path else None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"-o {path}: {getattr(error, 'strerror', None) or error}") from None
