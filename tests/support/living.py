@@ -33,18 +33,24 @@ def living(settings: Config, limit: int = LIMIT, timeout: float = 120, disk: Blo
         for netdev in reversed(netdevs.values()):
             stack.callback(netdev.close)
         machine = stack.enter_context(Machine(settings, replay.collectors(settings), drives=drives, netdevs=netdevs))
-        live = Live(machine, limit=limit)
-        thread = threading.Thread(target=machine.run, args=(timeout,))
-        thread.start()
-        try:
-            yield live
-        finally:
-            if machine.reason is None:
-                live.close()
-            machine.stop()
-            thread.join(30)
-            assert not thread.is_alive()
+        yield stack.enter_context(alive(machine, limit, timeout))
+
+
+@contextmanager
+def alive(machine: Machine, limit: int = LIMIT, timeout: float = 120) -> Iterator[Live]:
+    """The same for a machine that is there."""
+    live = Live(machine, limit=limit)
+    thread = threading.Thread(target=machine.run, args=(timeout,))
+    thread.start()
+    try:
+        yield live
+    finally:
+        if machine.reason is None:
             live.close()
+        machine.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+        live.close()
 
 
 def screen(live: Live) -> bytes:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from pyvmm import events
 from pyvmm.machine import Machine
 from pyvmm.observe.debug import subject
-from pyvmm.observe.debug.conditions import ADDRESS, EXIT, PORT, WRITE, Breakpoint
+from pyvmm.observe.debug.conditions import ADDRESS, EXIT, PORT, WATCH, WRITE, Breakpoint
 from pyvmm.observe.debug.live import Live
 from pyvmm.observe.debug.subject import UNCOUNTED, Moment, SubjectError
 from tests.support import replay
+from tests.support.debugged import COUNTER, ROUND
 from tests.support.disk import FakeDisk
 from tests.support.explained import explanations
-from tests.support.living import living, screen
+from tests.support.living import alive, living, screen
 from tests.support.process import wait_until
-from tests.support.vm import Collector
+from tests.support.vm import Collector, flat
 
 pytestmark = pytest.mark.kvm
 
@@ -109,6 +111,27 @@ def test_back_to_a_breakpoint_inside_the_guest() -> None:
         assert live.at.steps >= 0
         live.step_instructions(0)
         assert live.regs(0).rip == start
+
+
+def test_back_to_the_last_write_of_a_variable(tmp_path: Path) -> None:
+    with flat(ROUND, tmp_path, coalesce=False) as (machine, _), alive(machine) as live:
+        live.step(8)
+        watched = live.breakpoints.add(Breakpoint(kind=WATCH, first=COUNTER, last=COUNTER + 3, direction=WRITE))
+        live.goto(Moment(exit=2))
+        forward = []
+        for value in (3, 4, 5):
+            stop = live.run()
+            assert (stop.why, stop.hits) == (subject.BREAKPOINT, [watched.number]), stop
+            assert live.memory.unpack("<I", COUNTER) == (value,)
+            forward.append((live.at.exit, live.regs(0).rip))
+        for value, place in ((4, forward[1]), (3, forward[0]), (2, (1, forward[0][1]))):
+            stop = live.reverse_run()
+            assert (stop.why, stop.hits) == (subject.BREAKPOINT, [watched.number]), stop
+            assert (live.at.exit, live.regs(0).rip) == place
+            assert live.memory.unpack("<I", COUNTER) == (value,)
+        live.breakpoints.remove(watched.number)
+        assert live.reverse_run().why == subject.BEGIN
+        assert live.memory.unpack("<I", COUNTER) == (0,)
 
 
 # --- forward in the past ---------------------------------------------------------------------------------------------
