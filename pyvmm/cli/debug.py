@@ -10,6 +10,7 @@ from pyvmm.backends.stderr import say
 from pyvmm.cli import own
 from pyvmm.cli.options import WITH_VALUE, Options
 from pyvmm.cli.run import Session as Run
+from pyvmm.cli.run import prepare
 from pyvmm.config import size
 from pyvmm.csignal import signal
 from pyvmm.errors import ConfigError, PyvmmError
@@ -39,18 +40,23 @@ usage: pyvmm debug GUEST [OPTIONS OF `pyvmm run`]
 The guest stands before its first instruction. help lists the commands; docs/debugger.md walks through a session.
 """
 _LEAST = MIB
+_VALUES = ("history-memory", "symbols")
 FAILED = 1
 
 
 def command(arguments: list[str]) -> int:
     """Opens the prompt; returns the exit status: 0, or in batch mode 1 when a command failed."""
-    given, rest = own.take(_ordered(arguments), ("batch",), ("ex", "history-memory", "symbols"))
+    given, rest = own.take(own.sourced(arguments, (*WITH_VALUE, *_VALUES)), ("batch",), ("ex", *_VALUES))
     options = Options(rest)
     if options.config is None:
         print(HELP, end="")
         return status.OK
+    for name, on in (("-gdb", options.gdb), ("-monitor and -qmp", options.monitors), ("-sandbox, -runas and -chroot", options.seal)):
+        if on:
+            raise ConfigError(f"{name}: not with pyvmm debug, whose prompt has the guest to itself")
     commands, batch = given.get("ex", []), "batch" in given
     debugged = Debugged(options, commands, batch, _limit(given), given.get("symbols", [""])[-1])
+    prepare(debugged, options)
     try:
         debugged.run(options.timeout, False, options.load)
     finally:
@@ -58,24 +64,6 @@ def command(arguments: list[str]) -> int:
     if debugged.signalled:
         return status.SIGNAL + debugged.signalled
     return FAILED if batch and debugged.failed else status.OK
-
-
-def _ordered(arguments: list[str]) -> list[str]:
-    """-x FILE as -ex "source FILE", so that one list has both in their order."""
-    found: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "x":
-            value = value if equals else next(rest, "")
-            if not value:
-                raise ConfigError(f"{argument}: a file of commands must follow")
-            found += ["-ex", f"source {value}"]
-            continue
-        found.append(argument)
-        if argument.startswith("-") and not equals and name in (*WITH_VALUE, "ex", "history-memory", "symbols"):
-            found += [each for each in (next(rest, None),) if each is not None]
-    return found
 
 
 def _limit(given: dict[str, list[str]]) -> int:
@@ -137,8 +125,8 @@ class Debugged(Run):
         live = Live(machine, name=self._name, limit=self._limit)
         for note in live.notes:
             say(f"pyvmm: note: {note}")
-        if self.seal is not None:
-            self.seal()
+        for observe in self.observers:
+            observe(machine)
         ended: list[StopReason] = []
 
         def run() -> None:
@@ -157,6 +145,8 @@ class Debugged(Run):
         finally:
             self._end(live, machine)
             thread.join()
+            for leave in self.leavers:
+                leave(machine)
         return ended[0] if ended else StopReason(kind="quit")
 
     def _converse(self, live: Live, machine: Machine) -> None:

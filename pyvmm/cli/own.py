@@ -7,7 +7,7 @@ from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 
 def take(arguments: list[str], flags: Collection[str], values: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -40,6 +40,31 @@ def take(arguments: list[str], flags: Collection[str], values: Collection[str]) 
                 raise ConfigError(f"{argument}: a value must follow") from None
         given.setdefault(name, []).append(value)
     return given, left
+
+
+def sourced(arguments: Iterable[str], values: Collection[str]) -> list[str]:
+    """``-x FILE`` as ``-ex "source FILE"``, so that one list has both in their order.
+
+    Args:
+        values: other options that take a value.
+
+    Raises:
+        ConfigError: the file is missing.
+    """
+    found: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "x":
+            value = value if equals else next(rest, "")
+            if not value:
+                raise ConfigError(f"{argument}: a file of commands must follow")
+            found += ["-ex", f"source {value}"]
+            continue
+        found.append(argument)
+        if argument.startswith("-") and not equals and name in ("ex", *values):
+            found += [each for each in (next(rest, None),) if each is not None]
+    return found
 
 
 def choice(given: dict[str, list[str]], name: str, choices: Collection[str], default: str) -> str:

@@ -12,10 +12,6 @@ from pyvmm.observe.debug.session import Session
 from pyvmm.observe.recording.player import Player
 from pyvmm.observe.recording.reader import Recording
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 HELP = """\
 usage: pyvmm replay FILE [OPTIONS]
 
@@ -31,7 +27,7 @@ FAILED = 1
 
 def command(arguments: list[str]) -> int:
     """Opens the prompt; returns the exit status: 0, or in batch mode 1 when a command failed."""
-    given, rest = own.take(sourced(arguments), ("batch", "help", "h"), ("ex", "symbols"))
+    given, rest = own.take(own.sourced(arguments, ("symbols",)), ("batch", "help", "h"), ("ex", "symbols"))
     if "help" in given or "h" in given:
         print(HELP, end="")
         return status.OK
@@ -62,21 +58,3 @@ def _own_symbols(recording: Recording) -> symbols.Symbols | None:
     boot = recording.header.config.get("boot")
     image = boot.get("kernel") if isinstance(boot, dict) else None
     return symbols.of_guest(image) if isinstance(image, str) else None
-
-
-def sourced(arguments: Iterable[str]) -> list[str]:
-    """-x FILE as -ex "source FILE", so that one list has both in their order."""
-    found: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "x":
-            value = value if equals else next(rest, "")
-            if not value:
-                raise ConfigError(f"{argument}: a file of commands must follow")
-            found += ["-ex", f"source {value}"]
-            continue
-        found.append(argument)
-        if argument.startswith("-") and not equals and name in ("ex", "symbols"):
-            found += [each for each in (next(rest, None),) if each is not None]
-    return found

@@ -8,6 +8,7 @@ from pyvmm.observe.debug.conditions import ADDRESS, EXIT, LINE, MMIO, PORT, READ
 from pyvmm.observe.debug.exit_names import exit_number
 from pyvmm.observe.debug.expression import ALL, number
 from pyvmm.observe.debug.vectors import handler
+from pyvmm.observe.explain.layout import kernel_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,6 +126,16 @@ def describe(session: Session, each: Breakpoint) -> str:
     if each.value is not None:
         text += f", value {each.value:#x}" + (f" under mask {each.mask:#x}" if each.mask != ALL else "")
     return text + (f", vCPU {each.vcpu} only" if each.vcpu is not None else "")
+
+
+def caution(each: Breakpoint) -> str:
+    """Why one may never be hit, "" as a rule."""
+    if each.kind not in (PORT, MMIO):
+        return ""
+    if each.text.rpartition(".")[2].lower().replace("_", "") == "queuenotify":
+        return "an ioeventfd takes doorbells without an exit: give the device ioeventfd=off to see them"
+    kernel = kernel_range("pio" if each.kind == PORT else "mmio", each.first)
+    return f"{kernel.who} answers there in the kernel, without an exit, unless {kernel.leaves}" if kernel is not None else ""
 
 
 def plural(count: int) -> str:

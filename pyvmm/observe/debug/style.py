@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 
+from pyvmm.observe.explain.text import wrap
 from pyvmm.record import FrozenRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import TextIO
 
 NARROW, WIDE = 80, 100  # columns: no line is broken later than WIDE, whatever the terminal has
@@ -77,6 +79,20 @@ def of_terminal(stream: TextIO, colour: str = "auto") -> Style:
         is_terminal, width = False, WIDE
     wanted = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("dumb", "")
     return Style(colour=wanted if colour == "auto" else colour == "on", width=min(max(width or WIDE, NARROW), WIDE))
+
+
+def table(rows: Iterable[tuple[str, str]], column: int, style: Style, indent: str = "  ") -> list[str]:
+    """Names and what they mean, the latter from a column on and broken at spaces."""
+    lines = []
+    for name, text in rows:
+        head = f"{indent}{name}"
+        room = style.width - column
+        first = True
+        for line in wrap(text, room) or [""]:
+            gap = " " * max(column - len(head), 1) if first else " " * column
+            lines.append((head.replace(name, style.name(name), 1) if first else "") + gap + line)
+            first = False
+    return lines
 
 
 def visible(text: str) -> int:

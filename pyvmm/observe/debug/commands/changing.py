@@ -97,7 +97,9 @@ def _type(session: Session, line: Line) -> Reply:
     if len(data) > _LONGEST:
         raise CommandError(f"{len(data)} bytes are too many at once: {_LONGEST}")
     session.type(data)
-    return Reply(text=f"{len(data)} byte{'s wait' if len(data) > 1 else ' waits'} at the console for the guest to go on", data={"bytes": len(data)})
+    return Reply(
+        text=f"{len(data)} byte{'s wait' if len(data) > 1 else ' waits'} at the console for the guest to go on", data={"bytes": len(data)}
+    )
 
 
 def unescape(text: str) -> bytes:

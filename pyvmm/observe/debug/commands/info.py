@@ -6,7 +6,7 @@ from pyvmm.observe.debug import registers
 from pyvmm.observe.debug.breaks import describe
 from pyvmm.observe.debug.command import Command, CommandError, Line, Reply, Table
 from pyvmm.observe.debug.expression import number
-from pyvmm.observe.debug.style import printable
+from pyvmm.observe.debug.style import printable, table
 from pyvmm.observe.debug.views import chips, cpu, exits, machine
 from pyvmm.observe.explain.layout import plain
 from pyvmm.observe.paging import mode_name
@@ -32,8 +32,7 @@ def _info(session: Session, line: Line) -> Reply:
 
 def listed(line: Line) -> str:
     """What there is."""
-    width = max(len(each.usage) for each in INFO.commands.values())
-    return "\n".join(f"info {line.style.name(each.usage.ljust(width))}  {each.help}" for each in INFO.commands.values())
+    return "\n".join(table(((f"info {each.usage}", each.help) for each in INFO.commands.values()), 28, line.style, ""))
 
 
 def _registers(session: Session, line: Line) -> Reply:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.observe.debug.breaks import describe, parse
+from pyvmm.observe.debug.breaks import caution, describe, parse
 from pyvmm.observe.debug.command import Command, CommandError, Line, Reply, nearest
 from pyvmm.observe.debug.conditions import ADDRESS, READ, WATCH, WRITE, Breakpoint
 from pyvmm.observe.debug.expression import evaluate, number, plain_number, prefix
@@ -71,6 +71,7 @@ def _added(session: Session, breakpoint: Breakpoint, condition: str) -> Reply:
     if breakpoint.kind == WATCH:
         session.watched[breakpoint.number] = session.some(breakpoint.first, min(breakpoint.last - breakpoint.first + 1, 8))
     text = f"{_title(breakpoint)} {breakpoint.number}: {describe(session, breakpoint)}"
+    text += f"\nNote: {caution(breakpoint)}." if caution(breakpoint) else ""
     return Reply(text=text, data={"number": breakpoint.number, "kind": breakpoint.kind, "first": breakpoint.first, "last": breakpoint.last})
 
 

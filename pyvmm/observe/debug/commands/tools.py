@@ -9,6 +9,8 @@ import os
 from pyvmm.observe.debug.command import GROUPS, Command, CommandError, Line, Reply
 from pyvmm.observe.debug.commands.info import INFO
 from pyvmm.observe.debug.hooks import describe
+from pyvmm.observe.debug.style import table
+from pyvmm.observe.explain.text import wrap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from pyvmm.observe.debug.session import Session
 
+_MORE = (
+    "Beginnings of names will do (cont, disas). Enter alone repeats a step. help NAME tells more, help GROUP lists one of the above, "
+    "and expressions what can stand for a value."
+)
 _LARGEST = 1 << 20  # bytes of a file of commands
 
 
@@ -33,21 +39,18 @@ def _help(session: Session, line: Line) -> Reply:
     lines = []
     for group in GROUPS:
         lines += [_group(session, group, line), ""]
-    lines.append(
-        "Beginnings of names will do (cont, disas). Enter alone repeats a step. help NAME tells more, help expressions what EXPR can be."
-    )
+    lines += wrap(_MORE, style.width)
     return Reply(text="\n".join(lines), data={name: command.help for name, command in session.commands.commands.items()})
 
 
 def _group(session: Session, group: str, line: Line) -> str:
-    style, lines = line.style, [line.style.title(f"{group}: {GROUPS[group]}")]
+    rows = []
     for each in session.commands.commands.values():
         if each.group == group:
             short = f" ({each.aliases[0]})" if each.aliases and len(each.aliases[0]) < 5 else ""
-            arguments = each.arguments if len(each.arguments) < 24 else "..."
-            head = f"{each.name}{short} {arguments}".rstrip()
-            lines.append(f"  {style.name(f'{head:<34}')} {each.help}")
-    return "\n".join(lines)
+            arguments = each.arguments if len(each.arguments) < 12 else "..."
+            rows.append((f"{each.name}{short} {arguments}".rstrip(), each.help))
+    return "\n".join([line.style.title(f"{group}: {GROUPS[group]}"), *table(rows, 28, line.style)])
 
 
 def _expressions(session: Session, line: Line) -> Reply:

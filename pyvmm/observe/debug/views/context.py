@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LABEL = 12  # columns, as on the page of an explanation
 _CODE = 4  # instructions shown
 _CHANGES = 6  # of devices
+_REGISTERS = 5  # lines of registers
 _TAIL = 3  # lines of console
 _ENDS = {events.POWEROFF: "it has switched itself off", events.RESET: "it has reset itself", events.DEBUG_EXIT: "it wants to exit"}
 _CLOCKWORK = {("rtc", "offset"), ("rtc", "seen"), ("rtc", "half_periods"), ("rtc", "flags"), ("acpi-pm", "half_periods")}
@@ -160,7 +161,11 @@ def _registers(before: Look, now: Look, style: Style) -> list[str]:
             parts.append(f"{style.name('rflags')} {style.changed(bits(value, RFLAGS) or '0')}")
         else:
             parts.append(f"{style.name(name)} {old:#x} -> {style.changed(f'{value:#x}')}")
-    return _fill(parts, style.width - LABEL)
+    lines = _fill(parts, style.width - LABEL)
+    if len(lines) > _REGISTERS:
+        shown = sum(line.count(" -> ") for line in lines[: _REGISTERS - 1])
+        lines = [*lines[: _REGISTERS - 1], f"and {len(parts) - shown} more: info registers, info sregs"]
+    return lines
 
 
 def _fill(parts: list[str], width: int) -> list[str]:

@@ -499,3 +499,14 @@ def test_wrong_arguments_get_one_clear_line(session: Session, subject: FakeSubje
     assert says in reply.text and "\n" not in reply.text and "a bug" not in reply.text, reply.text
     assert reply.error == bool(says)
     assert subject.at == before and not len(subject.breakpoints)
+
+
+def test_places_that_make_no_exits_are_told_of(session: Session) -> None:
+    assert "the 8254 timer (PIT) answers there in the kernel" in do(session, "b port 0x40").text
+    assert "Note" not in do(session, "b port 0x80").text
+
+
+@pytest.mark.parametrize("line", ["help", "info", "help looking"])
+@pytest.mark.parametrize("width", [80, 100])
+def test_lists_fit_the_screen(session: Session, line: str, width: int) -> None:
+    assert max(map(len, session.execute(line, Style(width=width)).text.split("\n"))) <= width
