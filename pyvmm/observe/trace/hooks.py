@@ -194,7 +194,7 @@ def _requests(device: Any, emit: Emit) -> Undo:
 
 
 def _packets(card: Any, chosen: Chosen, emit: Emit) -> list[Undo]:
-    if hasattr(card, "mac"):
+    if type(card).__name__ == "E1000":
         from pyvmm.devices.e1000 import trace as e1000_trace
 
         return [e1000_trace.attach(card, lambda line: emit("e1000_packet", line))] if "e1000_packet" in chosen else []
