@@ -224,3 +224,13 @@ def test_the_command_and_its_replay(tmp_path: Path) -> None:
     shown = features.run_pyvmm("replay", path, "--batch", "-ex", "step 2", "-ex", "explain", "-ex", "stepi", timeout=LIMIT)
     assert b"wrote 0x48 'H' to COM1 THR" in shown.stdout
     assert shown.returncode == 1 and b"a recording has exits only" in shown.stdout + shown.stderr
+
+
+def test_a_recording_from_inside_the_sandbox(tmp_path: Path) -> None:
+    if features.run_pyvmm("run", "hello", "-sandbox", "on", timeout=LIMIT).returncode:
+        pytest.skip("this host cannot lock a process up")
+    path = str(tmp_path / "s.pvm")
+    ended = features.run_pyvmm("record", "hello", "-sandbox", "on", "-o", path, timeout=LIMIT)
+    assert ended.returncode == 0, ended.stderr
+    with Recording.open(path) as recording:
+        assert recording.note == "" and recording.state(recording.count).memory.read(0x7C00, 2) != bytes(2)

@@ -87,11 +87,11 @@ class Extras:
         machine.at_end.insert(0, self._ended)  # before the recorder's, whose file it needs
         self._over.clear()
         self._thread = Thread(target=self._watch, args=(machine,), daemon=True)
-        self._thread.start()
+        machine.loop.make_timer(self._thread.start).arm(monotonic_ns())  # with the run, not now: a sandbox wants no thread before
 
     def _ended(self) -> None:
         self._over.set()
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join()
         self._count()
         self._flush(0)

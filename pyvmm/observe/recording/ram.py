@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pyvmm.layout import PAGE
 from pyvmm.observe.recording import format
 from pyvmm.snapshot import parts
+from pyvmm.snapshot.pages import Tracked
 from pyvmm.snapshot.quiesce import PATIENCE, Quiet
 
 TYPE_CHECKING = False
@@ -36,9 +37,12 @@ class Ram:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        machine.track(True)
-        assert machine.tracked is not None
-        self._tracked = machine.tracked
+        # Not ``machine.track``, which has each vCPU settled: its first KVM_RUN has the kernel start a thread in this process, where a
+        # sandbox wants none yet. Nothing is on its way in a machine that does not run.
+        self._tracked = machine.tracked = Tracked(machine.memory, machine.vm)
+        self._tracked.lasting = parts.lasting(machine)
+        for core in parts.cores(machine):
+            core.track(True)
         self._changed: set[int] = set()  # since it was asked last
         self._tracked.readers.append(self._changed)
         self._kept = self._tracked.image.whole()
@@ -47,7 +51,7 @@ class Ram:
         self.exact = True
 
     def close(self) -> None:
-        """The run is over. (``machine.track(False)`` wants a machine that can be made quiet.)"""
+        """The run is over, or never was."""
         self._tracked.close()
         self._machine.tracked = None
 
