@@ -241,7 +241,7 @@ def test_the_cache_is_bounded(rig: Rig) -> None:
     handlers: Any = next(
         cell.cell_contents
         for cell in rig.loop.exits[uapi.KVM_EXIT_IO].__closure__ or ()
-        if isinstance(cell.cell_contents, dict)  # type: ignore[attr-defined]
+        if isinstance(cell.cell_contents, dict)
     )
     assert len(handlers) <= 4096
 
