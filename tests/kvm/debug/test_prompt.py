@@ -97,7 +97,8 @@ def test_a_guest_that_makes_no_exits_is_interrupted() -> None:
     with Screen("debug", "hang") as screen:
         screen.expect(READY)
         screen.type(b"c\r")
-        screen.expect(b"hanging")
+        screen.expect(b"hanging\r\n")
+        time.sleep(1)  # the newline has an exit of its own
         screen.type(b"\x03")
         screen.expect(b"Interrupted")
         screen.expect(READY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.errors import PyvmmError
 from pyvmm.observe.debug import registers
 from pyvmm.observe.debug.breaks import describe
 from pyvmm.observe.debug.command import Command, CommandError, Line, Reply, Table
@@ -9,13 +10,14 @@ from pyvmm.observe.debug.expression import number
 from pyvmm.observe.debug.style import printable, table
 from pyvmm.observe.debug.views import chips, cpu, exits, machine
 from pyvmm.observe.explain.layout import plain
-from pyvmm.observe.paging import mode_name
+from pyvmm.observe.paging import linear_address, mode_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.observe.debug.session import Session
 
 _CONSOLE = 2000  # bytes
+_MP_STATES = {1: "waits for INIT", 2: "waits for SIPI", 3: "halted"}  # KVM_MP_STATE_*, api.rst 4.38
 
 
 def _info(session: Session, line: Line) -> Reply:
@@ -62,8 +64,13 @@ def _vcpus(session: Session, line: Line) -> Reply:
     for vcpu in range(session.subject.vcpus):
         regs, sregs = session.subject.regs(vcpu), session.subject.sregs(vcpu)
         mark, mode = "*" if vcpu == session.vcpu else " ", mode_name(sregs, regs.rflags)
-        lines.append(f"{mark} vCPU {vcpu}  rip {regs.rip:#x}{session.place(regs.rip)}  {mode}")
-        data.append({"vcpu": vcpu, "rip": regs.rip, "mode": mode})
+        at = linear_address(sregs, sregs.cs, regs.rip)
+        try:
+            state = _MP_STATES.get(session.subject.vcpu_state(vcpu).mp_state, "")
+        except PyvmmError:
+            state = ""  # a recording may have less of others
+        lines.append(f"{mark} vCPU {vcpu}  at {at:#x}{session.place(at)}, {mode}{f', {state}' if state else ''}")
+        data.append({"vcpu": vcpu, "rip": regs.rip, "address": at, "mode": mode, "state": state})
     return Reply(text="\n".join(lines), data=data)
 
 

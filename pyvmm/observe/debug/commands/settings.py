@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm.observe.debug.command import Command, CommandError, Line, Reply
 from pyvmm.observe.debug.expression import number
+from pyvmm.observe.debug.views.code import here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def _thread(session: Session, line: Line) -> Reply:
 
 def _choose(session: Session, which: int) -> Reply:
     session.vcpu, session.look = which, None
-    regs = session.subject.regs(which)
-    return Reply(text=f"vCPU {which} at {regs.rip:#x}{session.place(regs.rip)}", data={"vcpu": which, "rip": regs.rip})
+    rip, at = here(session)
+    return Reply(text=f"vCPU {which} at {at:#x}{session.place(at)}", data={"vcpu": which, "rip": rip, "address": at})
 
 
 COMMANDS = (
