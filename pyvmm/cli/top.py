@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from threading import Event, Thread
+from time import monotonic_ns
 
 from pyvmm import status
 from pyvmm.backends.console import Console
@@ -110,6 +111,8 @@ class Top:
         """Watches a session's next machine."""
         self._collector.attach(machine)
         self._before = None
+        if self._thread.ident is None:
+            machine.loop.make_timer(self._thread.start).arm(monotonic_ns())  # with the run, not now: a sandbox wants no thread before
         if self._saved is not None:
             machine.loop.add_reader(0, self._typed)
             machine.at_end.append(lambda: machine.loop.remove_reader(0))
@@ -125,13 +128,13 @@ class Top:
 
                 self._saved = termios.tcgetattr(0)
                 tty.setcbreak(0)
-        self._thread.start()
 
     def stop(self) -> None:
         """Gives it back; the last look stays on the screen."""
         self._over = True
         self._wake.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if self._is_screen:
             sys.stdout.write("\033[?25h\033[?1049l")
             if self._saved is not None:

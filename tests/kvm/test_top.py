@@ -54,3 +54,9 @@ def test_on_a_terminal_keys_work_and_it_is_given_back() -> None:
 def test_mistakes_are_one_line(line: str) -> None:
     done = top(*line.split())
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_in_a_sandbox() -> None:
+    done = top("hello", "-d", "0.1", "-sandbox", "on")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "COM1 THR" in done.stdout
