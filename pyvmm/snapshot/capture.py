@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         clock: int
         wall: int
         asleep: bool
-        vcpus: list[VcpuState]
         vm: VmState
+
+        @property
+        def vcpus(self) -> list[VcpuState]: ...
 
 
 class Snapshot(Record):

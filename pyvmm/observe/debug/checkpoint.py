@@ -40,6 +40,7 @@ _XSTATE_BV = slice(512, 520)  # SDM volume 1, 13.4.2
 _PIT_CHANNEL, _PIT_LOAD_TIME = 24, slice(16, 24)  # struct kvm_pit_channel_state: count_load_time
 _DEVICE_CLOCKS = frozenset(("clock", "seen", "half_periods", "offset", "taken", "raised"))
 _RTC_FLAGS = "flags"  # register C: the RTC sets its bits as time passes
+_MOST_MSRS = 16
 _OVERHEAD = 900  # bytes of a checkpoint's own objects, about
 
 
@@ -48,7 +49,9 @@ class Checkpoint(Record):
 
     Fields:
         number: the exit it is behind.
-        clock, wall, asleep, vcpus, vm: as in ``capture.Snapshot``.
+        clock, wall, asleep, vm: as in ``capture.Snapshot``.
+        processors: the vCPUs' states, but of the MSRs only those that are not as in ``msrs``; ``vcpus`` has them whole.
+        msrs: of each vCPU all MSRs at some checkpoint before: a hundred, of which clocks change.
         devices: name -> state (``parts.frozen``).
         layout: who was where on the buses.
         said: bytes each console line had taken.
@@ -58,17 +61,25 @@ class Checkpoint(Record):
     clock: int
     wall: int
     asleep: bool
-    vcpus: list[VcpuState]
+    processors: list[VcpuState]
+    msrs: list[dict[int, int]]
     vm: VmState
     devices: dict[str, bytes]
     layout: Layout
     said: list[int]
 
+    @property
+    def vcpus(self) -> list[VcpuState]:
+        """As in ``capture.Snapshot``."""
+        return [state.replace(msrs={**all_, **state.msrs}) for state, all_ in zip(self.processors, self.msrs, strict=True)]
+
 
 def take(machine: Machine, number: int, layout: Layout, said: list[int], before: Checkpoint | None = None) -> Checkpoint:
     """A checkpoint of a machine that is quiet, sharing with ``before`` what is the same."""
     devices, vm = parts.frozen(machine), kvm_state.get_vm(machine.vm)
-    vcpus = [kvm_state.get(vcpu, before.vcpus[index] if before is not None else None) for index, vcpu in enumerate(machine.vcpus)]
+    processors = [kvm_state.get(vcpu, before.processors[index] if before is not None else None) for index, vcpu in enumerate(machine.vcpus)]
+    msrs = before.msrs if before is not None else [{} for _ in processors]
+    msrs = [_shared_msrs(state, all_) for state, all_ in zip(processors, msrs, strict=True)]
     if before is not None:
         old = before.devices
         for name, state in devices.items():
@@ -84,12 +95,22 @@ def take(machine: Machine, number: int, layout: Layout, said: list[int], before:
         clock=machine.clock(),
         wall=time_ns(),
         asleep=machine.asleep,
-        vcpus=vcpus,
+        processors=processors,
+        msrs=msrs,
         vm=vm,
         devices=devices,
         layout=layout,
         said=said,
     )
+
+
+def _shared_msrs(state: VcpuState, all_: dict[int, int]) -> dict[int, int]:
+    """Leaves in a state only what is not in ``all_``; returns that, or its own when it has too little in common with it."""
+    changes = {index: value for index, value in state.msrs.items() if all_.get(index) != value}
+    if len(changes) > _MOST_MSRS or len(all_) != len(state.msrs):
+        all_, changes = state.msrs, {}
+    state.msrs = changes
+    return all_
 
 
 def put(machine: Machine, checkpoint: Checkpoint, put_memory: Callable[[], None]) -> None:
@@ -101,9 +122,11 @@ def put(machine: Machine, checkpoint: Checkpoint, put_memory: Callable[[], None]
 def cost(checkpoint: Checkpoint, before: Checkpoint | None) -> int:
     """Bytes it takes beside what it shares, about."""
     total = _OVERHEAD
-    for index, state in enumerate(checkpoint.vcpus):
-        old = dict(before.vcpus[index]) if before is not None else {}
+    for index, state in enumerate(checkpoint.processors):
+        old = dict(before.processors[index]) if before is not None else {}
         total += sum(_size(value) for name, value in state if old.get(name) is not value)
+        if before is None or checkpoint.msrs[index] is not before.msrs[index]:
+            total += _size(checkpoint.msrs[index])
     if before is None or checkpoint.vm.chips is not before.vm.chips:
         total += sum(map(len, checkpoint.vm.chips))
     if before is None or checkpoint.devices is not before.devices:

@@ -2,7 +2,7 @@
 
 There is a checkpoint behind every exit at which the machine was at rest (one instruction may make several exits). When all takes more than
 the limit, checkpoints are thinned out: of the older ones every second is kept, then every fourth, and so on; the first and the last always
-stay. The log of exits has a fourth of the limit for itself, and forgets the oldest.
+stay. The log of exits may have half of the limit, and forgets the oldest.
 
 Time is either new (each exit is added) or lived through once more (``reliving``): then each exit is compared with the one that is known.
 Is it the same, the machine goes on from the checkpoint that was made then, so that what comes is what came, and from the last on new
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.debug.subject import ExitRecord
 
 LIMIT = 256 << 20  # bytes
-_LOG = 4  # a fourth of it is for the log
+_LOG = 2  # up to half of it is for the log
 _LATEST = 16  # checkpoints that are not thinned out before all others are
 
 

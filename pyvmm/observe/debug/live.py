@@ -128,7 +128,7 @@ class Live(Forward):
         behind, before = self.history.log.rest_behind(number), self.history.log.rest_before(number - 1)
         exact = self.history.has(behind)
         found = self.history.checkpoint(behind if exact else self.history.kept(number))
-        state = found.vcpus[record.vcpu]
+        state = found.processors[record.vcpu]
         regs = structs.kvm_regs.from_buffer_copy(state.regs) if exact else structs.kvm_regs()
         regs.rip = record.rip  # the checkpoint's is behind the instruction
         sregs = structs.kvm_sregs.from_buffer_copy(state.sregs)  # kvm_sregs2 begins like it

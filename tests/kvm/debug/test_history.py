@@ -21,7 +21,7 @@ def test_back_and_forward_the_state_is_the_recorded_one(name: str) -> None:
 
 # --- what is thinned out ---------------------------------------------------------------------------------------------
 def test_a_long_run_stays_within_its_limit_and_goes_back_to_any_exit() -> None:
-    limit = 1 << 20
+    limit = 1 << 19
     with living(settings("multiboot", "-machine", "pit=off")) as live:
         live.run()
         wanted = {number: live.history.digest(number) for number in range(live.history.last + 1)}
@@ -40,7 +40,8 @@ def test_a_long_run_stays_within_its_limit_and_goes_back_to_any_exit() -> None:
             assert live.at == Moment(exit=number)
             if number < last:  # powering off, the guest has the ACPI timer looked at, which shows how long this run took
                 assert live.history.digest() == wanted[number]
-            assert live.explain(max(number, 1)).line
+            if live.history.log.get(number) is not None:
+                assert live.explain(number).line
         live.goto(Moment(exit=thinned[0]))
         assert live.back().at == Moment(exit=thinned[0] - 1)
         assert live.step().at == Moment(exit=thinned[0])
@@ -55,8 +56,8 @@ def test_the_smallest_history_keeps_the_first_and_the_last() -> None:
 
 
 def test_another_way_is_noticed_and_told() -> None:
-    with living(settings("hello"), limit=160 << 10) as live:
-        live.step(60)
+    with living(settings("hello"), limit=64 << 10) as live:
+        live.step(40)
         assert not any(live.history.has(number) for number in (1, 2, 3))
         live.goto(Moment(exit=0))
         with live.machine.quiesce():  # behind the history's back

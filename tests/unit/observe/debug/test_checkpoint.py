@@ -10,7 +10,7 @@ from pyvmm.devices.rtc import RtcState
 from pyvmm.devices.serial import SerialState
 from pyvmm.kvm.state import VcpuState, VmState
 from pyvmm.layout import PAGE
-from pyvmm.observe.debug.checkpoint import Checkpoint, cost, digest, digests
+from pyvmm.observe.debug.checkpoint import Checkpoint, _shared_msrs, cost, digest, digests
 from pyvmm.observe.explain.layout import Layout
 from pyvmm.snapshot.plain import freeze
 
@@ -24,7 +24,9 @@ def vcpu(**changes: Any) -> VcpuState:
 
 
 def checkpoint(**changes: Any) -> Checkpoint:
-    fields: dict[str, Any] = {"number": 1, "clock": 2, "wall": 3, "asleep": False, "vcpus": [vcpu()], "layout": Layout(), "said": [4]}
+    processors = changes.pop("vcpus", [vcpu()])
+    fields: dict[str, Any] = {"number": 1, "clock": 2, "wall": 3, "asleep": False, "layout": Layout(), "said": [4]}
+    fields |= {"processors": processors, "msrs": [{} for _ in processors]}
     fields["vm"] = VmState(chips=(bytes(512),) * 3, pit=bytes(112), clock=5, taken=6)
     fields["devices"] = {"serial0": freeze(SerialState()), "rtc": freeze(RtcState())}
     return Checkpoint(**{**fields, **changes})
@@ -77,6 +79,17 @@ def test_everything_else_does(change: dict[str, Any]) -> None:
     assert number(checkpoint(**change)) != number(checkpoint())
 
 
+def test_msrs_are_whole_again() -> None:
+    state = vcpu()
+    wanted = dict(state.msrs)
+    all_ = _shared_msrs(state, {0x10: 4, 0x6E0: 6, 0xC0000080: 7})
+    assert state.msrs == {0x10: 5}
+    assert checkpoint(vcpus=[state], msrs=[all_]).vcpus[0].msrs == wanted
+    state = vcpu()
+    assert _shared_msrs(state, {}) == wanted
+    assert state.msrs == {}
+
+
 def test_memory_and_disks_count_but_pages_of_zeros() -> None:
     base = number(checkpoint())
     assert number(checkpoint(), ((7, bytes(PAGE)),)) == base
@@ -87,7 +100,8 @@ def test_memory_and_disks_count_but_pages_of_zeros() -> None:
 
 def test_what_is_shared_costs_nothing() -> None:
     first = checkpoint()
-    second = checkpoint(vcpus=[VcpuState(**{**dict(first.vcpus[0]), "regs": at(144, 0)})], vm=first.vm, devices=first.devices)
+    second = checkpoint(vcpus=[first.processors[0].replace(regs=at(144, 0))], vm=first.vm, devices=first.devices)
+    second.msrs = first.msrs
     whole, little = cost(first, None), cost(second, first)
     assert whole > 8000
     assert little < 1200
