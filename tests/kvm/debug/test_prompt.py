@@ -217,6 +217,17 @@ def test_quit_keys_end_a_guest_that_the_monitor_holds(stopped: bool) -> None:
         assert screen.modes() == screen.before and b"pyvmm:" not in screen.shown
 
 
+def test_the_run_ends_while_the_monitor_has_the_terminal() -> None:
+    with Screen("run", "hang", "--timeout", "4") as screen:
+        screen.expect(b"hanging")
+        screen.type(b"\x01c")
+        screen.expect(READY)
+        say(screen, b"stop", b"stands still")
+        assert screen.end() == 124
+        assert screen.modes() == screen.before
+        assert b"Traceback" not in screen.shown
+
+
 def test_qmp_on_a_running_guest(tmp_path: Path) -> None:
     path = str(tmp_path / "q")
     with started("run", "echo", "-qmp", f"unix:{path},server=on,wait=off") as process, socket.socket(socket.AF_UNIX) as client:
