@@ -35,6 +35,8 @@ class RunHolder:
     """
 
     def __init__(self, vcpus: int, history: bool = False, limit: int = 256 << 20, name: str = "") -> None:
+        if history:
+            from pyvmm.observe.debug import live  # noqa: F401  # now: gdb gives up when an answer takes two seconds
         self.vcpus = vcpus
         self.reversible = history
         self._limit = limit

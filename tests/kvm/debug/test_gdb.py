@@ -53,7 +53,7 @@ class Debugged:
         file = [guest] if "/" in guest else []
         script = [f"target remote {path}", *commands]
         self.gdb = subprocess.Popen(
-            [GDB, "-nx", "-batch", "-iex", "set pagination off", "-iex", "set debuginfod enabled off", *file]
+            [GDB, "-nx", "-batch", "-iex", "set pagination off", "-iex", "set remotetimeout 60", *file]
             + [each for command in script for each in ("-ex", command)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
