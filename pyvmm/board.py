@@ -64,7 +64,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     port(layout.PORT_POST, 1, PostPort(), width=1)
     port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
     ram = [(region.gpa, region.size) for region in machine.memory.regions]
-    pci = machine.pci = PciBus(machine.ports, machine.mmio, ResetControl(stop), lambda line: lines.source(layout.PCI_GSIS[line]), ram)
+    pci = machine.pci = PciBus(machine.ports, machine.mmio, ResetControl(stop), lambda line: lines.source(layout.PCI_IRQS[line]), ram)
     port(layout.PORT_PCI_CONFIG, 8, pci)
     pci.plug(HostBridge(), 0)
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)

@@ -17,17 +17,12 @@ _PIC_STATE_IRQ_BASE, _PIC_STATE_ELCR = 5, 14  # bytes of struct kvm_pic_state
 
 
 def irqchip_routes() -> list[tuple[int, int, int]]:
-    """GSI -> (chip, pin) as on a PC: ISA lines to both PICs and the I/O APIC, the PIT to I/O APIC pin 2 (as the MADT says).
-
-    A PCI line is one GSI with two ends: its pin of the I/O APIC, and a pin of the PICs that no ISA line drives (KVM keeps
-    one level per pin and source of interrupts, not per GSI, so two GSIs on a pin would not add up).
-    """
+    """GSI -> (chip, pin) as on a PC: 0 to 15 to both PICs and the I/O APIC, the PIT to I/O APIC pin 2 (as the MADT says)."""
     routes = []
     for pin in range(16):
         if pin != 2:  # the cascade
-            gsi = layout.PCI_GSIS[layout.PCI_ISA_IRQS.index(pin)] if pin in layout.PCI_ISA_IRQS else pin
             chip = uapi.KVM_IRQCHIP_PIC_MASTER if pin < 8 else uapi.KVM_IRQCHIP_PIC_SLAVE
-            routes.append((gsi, chip, pin % 8))
+            routes.append((pin, chip, pin % 8))
     for gsi in range(24):
         if gsi != 2:
             routes.append((gsi, uapi.KVM_IRQCHIP_IOAPIC, 2 if gsi == layout.IRQ_PIT else gsi))
@@ -61,7 +56,7 @@ def set_boot_state(vcpu: Vcpu, state: Any) -> None:
 
 def wire_pics(vm: Vm) -> None:
     """The PICs as firmware leaves them: the PC/AT's vectors; SCI, PCI and virtio-mmio lines level-triggered (ELCR, PIIX 4.1.5)."""
-    levels = sum(1 << irq for irq in (layout.IRQ_SCI, *layout.PCI_ISA_IRQS, *layout.VIRTIO_MMIO_IRQS))
+    levels = sum(1 << irq for irq in (layout.IRQ_SCI, *layout.PCI_IRQS, *layout.VIRTIO_MMIO_IRQS))
     for chip, vector, elcr in (
         (uapi.KVM_IRQCHIP_PIC_MASTER, layout.PIC_MASTER_VECTOR, levels & 0xFF),
         (uapi.KVM_IRQCHIP_PIC_SLAVE, layout.PIC_SLAVE_VECTOR, levels >> 8),

@@ -107,11 +107,6 @@ def give_back(what: Value) -> bytes:
     return b"\xa4" + value(what)
 
 
-def if_(condition: Value, *terms: bytes) -> bytes:
-    """If (condition) { terms }."""
-    return b"\xa0" + length_prefixed(value(condition) + b"".join(terms))
-
-
 # --- resource descriptors (6.4) ---------------------------------------------------------------------------------------
 def resources(*descriptors: bytes) -> bytes:
     """ResourceTemplate () { descriptors }: a buffer closed by an end tag without checksum."""

@@ -6,25 +6,19 @@ from struct import pack
 
 from pyvmm import layout
 from pyvmm.boot.aml import (
-    ARG0,
     bus_numbers,
     device,
     eisa_id,
-    give_back,
-    if_,
     interrupt,
     io,
     io_window,
     irq,
     memory32,
     memory_window,
-    method,
     name,
     package,
-    path,
     resources,
     scope,
-    store,
 )
 
 TYPE_CHECKING = False
@@ -39,14 +33,12 @@ def dsdt(config: Config) -> bytes:
     """The DSDT's AML, without the table header."""
     return (
         name("\\_S5", package(SLEEP_TYPE_S5, SLEEP_TYPE_S5, 0, 0))
-        + name("\\PICM", 0)  # 0: the guest uses the PICs, which it says by not calling _PIC or by calling it with 0 (5.8.1)
-        + method("\\_PIC", 1, store(ARG0, path("\\PICM")))
         + scope("\\_SB", pci_root(config), *isa_devices(config), *virtio_mmio(config))
     )
 
 
 def pci_root(config: Config) -> bytes:
-    """The PCI bus: number, windows, and where its interrupts go (6.2.13), which depends on the interrupt controller in use."""
+    """The PCI bus: number, windows, and where its interrupts go (6.2.13), the same for both interrupt controllers."""
     first_64, end_64 = layout.pci_memory_64(config.memory)
     windows = (
         bus_numbers(0, 0),
@@ -62,9 +54,7 @@ def pci_root(config: Config) -> bytes:
         name("_UID", 0),
         name("_BBN", 0),
         name("_CRS", resources(*windows)),
-        name("PRTP", _routing(layout.PCI_ISA_IRQS)),
-        name("PRTA", _routing(layout.PCI_GSIS)),
-        method("_PRT", 0, if_(path("\\PICM"), give_back(path("PRTA"))), give_back(path("PRTP"))),
+        name("_PRT", _routing(layout.PCI_IRQS)),
     )
 
 

@@ -23,7 +23,7 @@ LAPIC_VERSION, IOAPIC_VERSION = 0x14, 0x11  # what KVM's in-kernel models report
 PROCESSOR, BUS, IOAPIC, IO_INTERRUPT, LOCAL_INTERRUPT = 0, 1, 2, 3, 4  # entry types, section 4.3
 CPU_ENABLED, CPU_BOOT = 1, 2
 INT, NMI, EXT_INT = 0, 1, 3
-CONFORMS, LEVEL_HIGH, LEVEL_LOW = 0, 0b11_01, 0b11_11  # EL in bits 3:2, PO in bits 1:0 (table 4-10)
+CONFORMS, LEVEL_HIGH = 0, 0b11_01  # EL in bits 3:2, PO in bits 1:0 (table 4-10)
 PCI_BUS, ISA_BUS = 0, 1  # PCI's is the number of the bus, too (section 4.3.2)
 ALL_LAPICS = 0xFF
 FEATURES = 0x201  # CPUID(1).EDX as far as anybody looks: FPU, APIC
@@ -40,8 +40,8 @@ def isa_pin(irq: int) -> int:
 
 
 def level_irqs(config: Config) -> list[int]:
-    """ISA interrupts that are not as ISA's are, edge-triggered, but level-triggered and active high; ascending."""
-    return sorted({layout.IRQ_SCI, *(irq for _, irq in layout.virtio_mmio(config.devices))})
+    """Interrupts below 16 that are not as ISA's are, edge-triggered, but level-triggered and active high; ascending."""
+    return sorted({layout.IRQ_SCI, *layout.PCI_IRQS, *(irq for _, irq in layout.virtio_mmio(config.devices))})
 
 
 def mp_table(config: Config) -> list[tuple[int, bytes]]:
@@ -66,7 +66,7 @@ def configuration(config: Config) -> bytes:
     entries.append(pack("<BB6s", BUS, ISA_BUS, b"ISA   "))
     entries.append(pack("<BBBBI", IOAPIC, ioapic, IOAPIC_VERSION, 1, layout.IOAPIC))
     for irq in range(16):
-        if irq != 2:  # the cascade between the PICs is no interrupt
+        if irq != 2 and irq not in layout.PCI_IRQS:  # the cascade between the PICs is no interrupt
             trigger = LEVEL_HIGH if irq in levels else CONFORMS
             entries.append(pack("<BBHBBBB", IO_INTERRUPT, INT, trigger, ISA_BUS, irq, ioapic, isa_pin(irq)))
     entries += _pci_interrupts(ioapic)
@@ -80,8 +80,8 @@ def configuration(config: Config) -> bytes:
 
 def _pci_interrupts(ioapic: int) -> list[bytes]:
     """An entry for each pin of slots 1..31; the source has the slot in bits 6:2 and the pin in bits 1:0 (section D.3)."""
-    head = pack("<BBHB", IO_INTERRUPT, INT, LEVEL_LOW, PCI_BUS)
-    lines = [layout.PCI_GSIS[layout.pci_line(source >> 2, (source & 3) + 1)] for source in range(16)]  # slots 4 apart are wired alike
+    head = pack("<BBHB", IO_INTERRUPT, INT, LEVEL_HIGH, PCI_BUS)
+    lines = [layout.PCI_IRQS[layout.pci_line(source >> 2, (source & 3) + 1)] for source in range(16)]  # slots 4 apart are wired alike
     return [head + bytes((source, ioapic, lines[source % 16])) for source in range(4, 4 * layout.PCI_SLOTS)]
 
 

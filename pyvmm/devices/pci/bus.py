@@ -93,7 +93,7 @@ class PciBus:
         return slot
 
     def assign(self) -> None:
-        """What firmware does before it starts a guest: an address for every BAR, decoding on, the PIC's line in 0x3C.
+        """What firmware does before it starts a guest: an address for every BAR, decoding on, the line in 0x3C.
 
         Raises:
             ConfigError: the windows are too small.
@@ -117,7 +117,7 @@ class PciBus:
             function.write_config(COMMAND, 2, function.command | spaces)
             pin = function.state.config[INTERRUPT_PIN]
             if pin:
-                function.write_config(INTERRUPT_LINE, 1, layout.PCI_ISA_IRQS[layout.pci_line(devfn >> 3, pin)])
+                function.write_config(INTERRUPT_LINE, 1, layout.PCI_IRQS[layout.pci_line(devfn >> 3, pin)])
 
     # --- configuration mechanism 1 -----------------------------------------------------------------------------------
     def _chosen(self) -> PciFunction | None:

@@ -98,7 +98,7 @@ def test_mp_entries_ascend_and_ids_are_unique(memory):
 def test_mp_interrupts_are_those_of_the_board(memory):
     entries = [entry for entry in mp_entries(memory) if entry[0] == 3 and entry[4] == mptable.ISA_BUS]
     pins = {entry[5]: entry[7] for entry in entries}
-    assert pins == {irq: 2 if irq == 0 else irq for irq in range(16) if irq != 2}
+    assert pins == {irq: 2 if irq == 0 else irq for irq in (0, 1, 3, 4, 6, 7, 8, 9, 13, 14, 15)}  # 2: the cascade; the others: PCI's
     assert len(set(pins.values())) == len(pins)
     assert {entry[5]: unpack_from("<H", entry, 2)[0] for entry in entries}[layout.IRQ_SCI] == 0b1101
     local = [entry for entry in mp_entries(memory) if entry[0] == 4]
@@ -111,8 +111,8 @@ def test_mp_buses_and_pci_interrupts(memory):
     wired = {entry[5]: entry for entry in entries if entry[0] == 3 and entry[4] == mptable.PCI_BUS}
     assert sorted(wired) == list(range(1 << 2, 32 << 2))
     for source, entry in wired.items():
-        assert entry[7] == layout.PCI_GSIS[layout.pci_line(source >> 2, (source & 3) + 1)]
-        assert unpack_from("<H", entry, 2) == (0b1111,)  # level, active low
+        assert entry[7] == layout.PCI_IRQS[layout.pci_line(source >> 2, (source & 3) + 1)]
+        assert unpack_from("<H", entry, 2) == (0b1101,)  # level, active high
 
 
 def test_virtio_mmio_lines_are_level_triggered_where_there_are_such_devices():
@@ -120,7 +120,7 @@ def test_virtio_mmio_lines_are_level_triggered_where_there_are_such_devices():
     entries = [entry for entry in mp_entries(memory) if entry[0] == 3 and entry[4] == mptable.ISA_BUS]
     level = {entry[5] for entry in entries if unpack_from("<H", entry, 2) == (0b1101,)}
     assert level == {layout.IRQ_SCI, *layout.VIRTIO_MMIO_IRQS}
-    assert overrides(memory) == [(0, 0, 2, 0), *((0, irq, irq, 0b1101) for irq in (6, 7, 9, 14, 15))]
+    assert overrides(memory) == [(0, 0, 2, 0), *((0, irq, irq, 0b1101) for irq in (5, 6, 7, 9, 10, 11, 12, 14, 15))]
     body = acpi_of(memory)[b"DSDT"]
     assert body.count(b"LNRO0005") == 6
     for slot in range(6):
@@ -208,7 +208,7 @@ def test_the_madt_lists_cpus_ioapic_and_overrides(memory):
         at += madt[at + 1]
     assert [unpack("<BBBBI", entry) for entry in entries if entry[0] == 0] == [(0, 8, n, n, 1) for n in range(memory.config.smp)]
     assert [unpack("<BBBBII", entry) for entry in entries if entry[0] == 1] == [(1, 12, memory.config.smp, 0, layout.IOAPIC, 0)]
-    assert overrides(memory) == [(0, 0, 2, 0), (0, 9, 9, 0b1101)]
+    assert overrides(memory) == [(0, 0, 2, 0), *((0, irq, irq, 0b1101) for irq in (5, 9, 10, 11, 12))]
 
 
 @pytest.mark.parametrize("serials", [0, 1, 4])
@@ -231,7 +231,7 @@ def test_iasl_takes_every_table_apart_and_puts_the_dsdt_together_again(tmp_path,
     source = (tmp_path / "DSDT.dsl").read_text()
     assert source.count('EisaId ("PNP0501")') == serials
     assert source.count('"LNRO0005"') == mmio
-    assert _packages(source, "PRTA", layout.PCI_GSIS) and _packages(source, "PRTP", layout.PCI_ISA_IRQS)
+    assert _packages(source, "_PRT", layout.PCI_IRQS)
     first = 0x1_0000_0000 if memory < 3 << 30 else 0x1_C000_0000
     assert f"0x{first:016X}" in source and f"0x{first + (16 << 30) - 1:016X}" in source
     done = subprocess.run(["iasl", "-p", "again", "DSDT.dsl"], cwd=tmp_path, capture_output=True, text=True, timeout=60)

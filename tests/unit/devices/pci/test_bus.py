@@ -133,7 +133,7 @@ def test_neighbours_interrupt_on_different_lines() -> None:
     world.bus.functions[2 << 3].set_intx(1)
     assert [line.level for _, line in world.lines] == [0, 1, 0, 0, 0, 0]
     world.bus.assign()
-    assert [world.read(slot, 0x3C, 1) for slot in range(1, 8)] == [layout.PCI_ISA_IRQS[n] for n in (1, 2, 3, 0, 1, 0)] + [0]
+    assert [world.read(slot, 0x3C, 1) for slot in range(1, 8)] == [layout.PCI_IRQS[n] for n in (1, 2, 3, 0, 1, 0)] + [0]
 
 
 # --- firmware's part ---------------------------------------------------------------------------------------------------
