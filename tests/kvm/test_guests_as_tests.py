@@ -24,11 +24,18 @@ xdist = pytest.param(
 )
 
 
+def example(name: str) -> str:
+    """A file as the page has it."""
+    match = re.search(rf"```python\n# {name}\n(.*?)```", PAGE.read_text(), re.S)
+    assert match
+    return match[1]
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """What the page says, done."""
     text = PAGE.read_text()
-    (tmp_path / "test_guests.py").write_text(re.search(r"```python\n# test_guests.py\n(.*?)```", text, re.S)[1])  # type: ignore[index]
+    (tmp_path / "test_guests.py").write_text(example("test_guests.py"))
     subprocess.run(re.search(r"^printf .*", text, re.M)[0], shell=True, cwd=tmp_path, check=True)  # type: ignore[index]
     return tmp_path
 
@@ -68,6 +75,12 @@ def test_the_report_is_as_the_page_shows(repository: Path, words: tuple[str, ...
     values = {each.get("name"): each.get("value", "") for each in junit.iter("property")}
     assert values["guest hello"].startswith("the guest ended with status 0 (poweroff")
     assert values["guest kernel"].startswith("the guest ended with status 33 (debug-exit")
+
+
+@pytest.mark.kvm
+def test_the_page_s_tests_from_a_snapshot(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(example("test_from_a_snapshot.py"))
+    assert "2 passed" in run_pytest(tmp_path, "--require-kvm").stdout
 
 
 @pytest.mark.kvm
