@@ -147,6 +147,13 @@ class Forward:
         except KvmError as error:
             raise SubjectError(f"KVM refuses that: {error}") from None
 
+    def change(self, vcpu: int, act: Callable[[Vcpu], None]) -> None:
+        """Has ``act`` change a vCPU: what has no name in ``set_regs``, such as SSE registers."""
+        try:
+            act(self._vcpu(vcpu))
+        except KvmError as error:
+            raise SubjectError(f"KVM refuses that: {error}") from None
+
     def write(self, gpa: int, data: bytes) -> None:
         """See Subject."""
         self._vcpu(0)

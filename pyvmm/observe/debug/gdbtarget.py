@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol, TypeVar
 
+    from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.observe.debug.subject import Stop, Subject
     from pyvmm.observe.gdb.target import Say, Stopped
 
@@ -67,7 +68,8 @@ _REASONS = {
     subject.END: target.HISTORY_END,
     subject.CRASHED: target.CRASHED,
 }
-_CONTROL = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")
+_GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip", "eflags")
+_NAMED = (*_GENERAL, "cr0", "cr2", "cr3", "cr4", "cr8", "efer")  # what ``Subject.set_regs`` knows
 
 
 class GdbTarget:
@@ -159,18 +161,17 @@ class GdbTarget:
         """See Target; what gdb gives back unchanged (around a call of a guest's function) is left alone."""
         known = self.read_registers(vcpu)
         changed = {name: value for name, value in values.items() if known.get(name) != value}
-        regs = structs.kvm_regs()
-        wanted = {}
-        for name, value in changed.items():
-            if name == "eflags":
-                wanted["rflags"] = value
-            elif name in _CONTROL or hasattr(regs, name):
-                wanted[name] = value
-            else:
-                raise TargetError(f"{name} cannot be set from here: general registers, rip, eflags and control registers can")
         self._registers.pop(vcpu, None)
-        if wanted:
-            _guarded(lambda: self._here().set_regs(vcpu, wanted))
+        found = self._here()
+        named = {"rflags" if name == "eflags" else name: value for name, value in changed.items() if name in _NAMED}
+        if named:
+            _guarded(lambda: found.set_regs(vcpu, named))
+        others = {name: value for name, value in changed.items() if name not in _NAMED}
+        if others:
+            change = getattr(found, "change", None)  # a machine's
+            if change is None:
+                raise TargetError(f"{', '.join(others)} cannot be set here")
+            _guarded(lambda: change(vcpu, lambda each: assign(each, others)))
 
     def read_memory(self, vcpu: int, address: int, length: int) -> bytes:
         """See Target."""
@@ -336,6 +337,18 @@ def _guarded(act: Callable[[], T]) -> T:
 
 def _run(found: Subject) -> Stop:
     return found.run()
+
+
+def assign(vcpu: Vcpu, values: dict[str, int]) -> None:
+    """Gives a vCPU segments, tables, x87 and SSE registers, by gdb's names. TargetError: one cannot be set; nothing is."""
+    regs, sregs, xsave = vcpu.get_regs(), vcpu.get_sregs(), vcpu.get_xsave()
+    changed = cpu_state.assign(values, regs, sregs, xsave)
+    if "sregs" in changed:
+        vcpu.set_sregs(sregs)
+    if "xsave" in changed:
+        vcpu.set_xsave(xsave)
+    if "k_gs_base" in values:
+        vcpu.set_msrs({_KERNEL_GS_BASE: values["k_gs_base"]})
 
 
 def registers(found: Subject, vcpu: int) -> dict[str, int]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pyvmm.events import StopReason
+    from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.machine import Machine
     from pyvmm.observe.debug.checkpoint import Checkpoint
     from pyvmm.observe.debug.conditions import Breakpoints
@@ -163,6 +164,11 @@ class Live(Forward):
     def set_regs(self, vcpu: int, values: dict[str, int]) -> None:
         """See Subject."""
         super().set_regs(vcpu, values)
+        self._amend()
+
+    def change(self, vcpu: int, act: Callable[[Vcpu], None]) -> None:
+        """See Forward."""
+        super().change(vcpu, act)
         self._amend()
 
     def write(self, gpa: int, data: bytes) -> None:

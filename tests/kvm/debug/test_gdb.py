@@ -98,7 +98,8 @@ def test_breakpoints_at_symbols_watchpoints_and_steps(tmp_path: Path, counting: 
         "break *work", "continue", "backtrace 2", "continue", "p *(int*)&counter", "delete",
         "watch *(int*)&counter", "continue", "continue", "delete", WHERE,
         *["stepi", WHERE] * 9, "hbreak *work+4", "continue", WHERE, "stepi", WHERE, "delete",
-        "set $rax=0x1234", "p $ax", "set var *(int*)&counter = 1000", "x/dw &counter", "p $cr0", "monitor info breakpoints", "kill",
+        "set $rax=0x1234", "p $ax", "set var *(int*)&counter = 1000", "x/dw &counter", "p $cr0",
+        "set $xmm1.uint128=0x77", "p $xmm1.uint128", "set $fs_base=0x5000", "p/x $fs_base", "monitor info breakpoints", "kill",
     ).ends()  # fmt: skip
     assert said.count(f"Breakpoint 1, 0x{WORK:016x} in work ()") == 2, said
     assert f"#1  0x{BASE + 12:016x} in _start ()" in said
@@ -109,6 +110,7 @@ def test_breakpoints_at_symbols_watchpoints_and_steps(tmp_path: Path, counting: 
     assert found[:10] == round_[1:] + round_[:2]
     assert found[10:] == [WORK + 4, WORK + 5], "at the breakpoint, and one step on"
     assert "Breakpoint 3, " in said and "= 4660\n" in said and f"{COUNTER:#x}:\t1000" in said and "PE" in said
+    assert re.search(r"= (119|0x77)\n", said) and "= 0x5000\n" in said
     assert status == 0
 
 
