@@ -8,7 +8,7 @@ from pyvmm import status
 from pyvmm.backends.stderr import say_lines
 from pyvmm.cli import own
 from pyvmm.cli.options import Options
-from pyvmm.cli.run import Session, prepare, tell
+from pyvmm.cli.run import open_session, prepare, tell
 from pyvmm.errors import ConfigError
 from pyvmm.observe.stats import text
 from pyvmm.observe.stats.collect import Collector
@@ -37,7 +37,7 @@ def command(arguments: list[str]) -> int:
         return status.OK
     output = opened(given["o"][-1] if "o" in given else "")
     collector = Collector()
-    session = Session(options.config, options.debugcon)
+    session = open_session(options)
     prepare(session, options)
     session.observers.append(collector.attach)  # the last is outermost: its times include what tracing costs
     try:
