@@ -44,9 +44,13 @@ class Exits:
     """Counts the exits of a guest over all its vCPUs, and over resets.
 
     Coalesced writes to the serial port are none; ``Vm`` therefore switches that off where it watches.
+
+    Attributes:
+        on: whether anybody looks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on: bool = True) -> None:
+        self.on = on
         self._counts: list[dict[tuple[int, int, int], int]] = []  # of each vCPU's thread its own: no lock
         self._last: deque[Seen] = deque(maxlen=KEPT)
         self._machine: Machine | None = None
@@ -71,8 +75,10 @@ class Exits:
             write: only what the guest wrote (True), or read (False).
 
         Raises:
-            ValueError: no exit is called so.
+            ValueError: no exit is called so; or nobody looks.
         """
+        if not self.on:
+            raise ValueError("nobody looks at this guest's exits: leave exits=False out")
         number = _number(reason)
         kinds: tuple[int, ...] = (uapi.KVM_EXIT_IO, uapi.KVM_EXIT_MMIO)
         if port is not None:

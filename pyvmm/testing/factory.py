@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pyvmm import catalogue
+from pyvmm.errors import PyvmmError
 from pyvmm.snapshot.capture import Snapshot
 from pyvmm.testing import need
 from pyvmm.testing.vm import Vm, arguments
@@ -84,6 +85,7 @@ class Factory:
         Raises:
             PyvmmError: it cannot be started; one line says why.
         """
+        __tracebackhide__ = True
         if name is None and len(self._marks) == 1 and "kernel" not in options:
             (name,) = self._marks
         declared = dict(self._marks.get(str(name), {}))
@@ -98,7 +100,10 @@ class Factory:
         if sum(vm.label.partition(" #")[0] == label for vm in self.vms):
             label += f" #{len(self.vms) + 1}"
         found = arguments((*self._image(image), *words), declared)
-        vm = Vm(found, label, limit or default_timeout(self._config), watch=exits, restore=restore)
+        try:
+            vm = Vm(found, label, limit or default_timeout(self._config), watch=exits, restore=restore)
+        except PyvmmError as error:  # says it in one line: no reason to show how pyvmm came to it
+            raise error.with_traceback(None) from None
         self.vms.append(vm)
         return vm
 
@@ -117,7 +122,8 @@ class Factory:
         errors: list[Exception] = []
         for vm in self.vms:
             ended = vm.ended() or "still running at the end of the test"
-            self._node.user_properties.append((vm.label, f"{ended}; {vm.exits.count()} exits"))  # for JUnit's <property>
+            total = f"; {vm.exits.count()} exits" if vm.exits.on else ""
+            self._node.user_properties.append((vm.label, ended + total))  # for JUnit's <property>
             try:
                 vm.close()
             except Exception as error:  # the others are to be closed as well

@@ -67,12 +67,11 @@ class Vm:
             if asked:
                 raise ConfigError(f"{label}: {option}: not in a test's own process; start `pyvmm run` for that")
         self.label = label
-        self.exits = Exits()
+        self.exits = Exits(watch)
         self.reason: StopReason | None = None
         self.serials: list[Serial] = []
         self._options = options
         self._timeout = options.timeout or timeout
-        self._watch = watch
         self._machine: Machine | None = None
         self._error: BaseException | None = None
         config = options.config
@@ -109,7 +108,7 @@ class Vm:
         """For the session: a machine is there, not yet running."""
         for console in self._session.typed:
             console.lock = machine.lock
-        if self._watch:
+        if self.exits.on:
             self.exits.watch(machine)
         if self._restore is not None:
             machine.load(self._restore)

@@ -113,6 +113,14 @@ def test_without_kvm_they_are_skipped_and_the_reason_is_told(repository: Path, w
     assert re.search(r"--require-kvm: .*/dev/kvm", done.stdout), done.stdout
 
 
+@pytest.mark.kvm
+def test_a_guest_that_cannot_be_started_takes_one_line(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(guest):\n    guest('nonsense.bin')\n")
+    done = run_pytest(tmp_path)
+    assert "nonsense.bin" in done.stdout
+    assert "pyvmm/" not in done.stdout.split("FAILURES")[1], done.stdout
+
+
 # --- a session that asks for no guest -----------------------------------------------------------------------------------
 def test_nothing_is_imported_for_tests_without_guests(tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text(

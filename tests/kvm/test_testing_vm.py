@@ -102,6 +102,14 @@ def test_polling_takes_one_line_and_the_answer_that_ended_it_another(guest: Fact
     assert "power off" in lines[-1]
 
 
+def test_exits_nobody_looked_at_are_not_counted_as_none(guest: Factory) -> None:
+    vm = guest("hello", exits=False)
+    assert vm.wait() == 0
+    with pytest.raises(ValueError, match="nobody looks"):
+        vm.exits.count()
+    assert vm.exits.explained() == []
+
+
 def test_every_vcpu_is_counted(guest: Factory) -> None:
     vm = guest("smp", smp=2)
     assert vm.wait() == 0
