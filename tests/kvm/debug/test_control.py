@@ -300,6 +300,21 @@ def test_the_end_of_the_run_ends_a_move(tmp_path: Path) -> None:
         assert stop.why == subject.END and stop.verdict is not None and stop.verdict.kind == events.QUIT
 
 
+@pytest.mark.kvm("syscall")
+def test_a_breakpoint_in_ring_3() -> None:
+    program = 0x40_0000
+    with guest("ring3") as control:
+        console = control.machine.devices["serial0"].output.__self__
+        while b"down to ring 3\n" not in console.output:
+            assert control.run(until=control.number + 1).why == subject.EXIT
+        found = control.breakpoints.add(Breakpoint(kind=ADDRESS, first=program, last=program))
+        stop = control.run()
+        assert (stop.why, rip(control)) == (subject.BREAKPOINT, program), found.means
+        assert control.machine.vcpus[0].get_sregs().ss.dpl == 3
+        assert control.step_instructions(0, 2).why == subject.STEPPED and rip(control) > program
+        assert control.run().why == subject.END and b"FAIL" not in console.output
+
+
 def start_both(control: Control) -> None:
     """The second processor runs what the first does, without having been woken by it."""
     first, second = control.machine.vcpus
