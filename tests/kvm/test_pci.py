@@ -52,7 +52,7 @@ def test_a_guest_moves_a_bar_and_finds_the_device_there(tmp_path: Path) -> None:
     device = Scratch()
     function = PciFunction("card", 0x1AF4, 0x1042, 0x01_80_00)
     bar = function.add_bar(0, 4096, device)
-    old, new = layout.PCI_MEMORY, 0xD000_0000
+    old, new = layout.PCI_MEMORY_END - layout.PAGE, 0xD000_0000
     code = read_config(1, 0, RESULT) + read_config(1, 0x10, RESULT + 4) + store(old + 8, 0x1111_1111) + copy(old + 8, RESULT + 8)
     code += write_config(1, 0x10, 0xFFFF_FFFF) + read_config(1, 0x10, RESULT + 12)
     code += write_config(1, 0x10, new) + copy(new + 8, RESULT + 16) + store(new + 8, 0x2222_2222) + store(old + 8, 0x3333_3333)
@@ -72,7 +72,7 @@ def test_a_guest_moves_a_bar_and_finds_the_device_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "data"), [(0, 0xFA), (1, 0xCE), (2, 0xFA)])
 def test_writes_to_the_test_device_count_with_and_without_a_doorbell(tmp_path: Path, number: int, data: int) -> None:
     """The BAR moves between the writes, and the doorbell with it; a doorbell costs no exit to user space."""
-    old, new, at = layout.PCI_MEMORY, 0xD000_0000, 2048 + number
+    old, new, at = layout.PCI_MEMORY_END - layout.PAGE, 0xD000_0000, 2048 + number
     code = store_byte(old, number) + store_byte(old + at, data) * 3 + write_config(1, 0x10, new) + store_byte(new + at, data) * 2
     code += store_byte(old + at, data) + copy(new + 12, RESULT) + vm.POWER_OFF + vm.HANG
     with vm.flat(code, tmp_path, devices=(vm.DEBUG_EXIT, TESTDEV)) as (machine, _):

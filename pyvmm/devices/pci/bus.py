@@ -102,8 +102,12 @@ class PciBus:
         next_free = {"io": layout.PCI_IO, "mem32": layout.PCI_MEMORY, "mem64": window_64[0]}
         ends = {"io": layout.PCI_IO_END, "mem32": layout.PCI_MEMORY_END, "mem64": window_64[1]}
         wishes = [(bar, function) for function in self.functions.values() for bar in function.bars]
-        for bar, function in sorted(wishes, key=lambda wish: -wish[0].size):  # the largest first: no gaps
-            kind = "mem32" if bar.kind == "mem64" and bar.size <= layout.PCI_MEMORY_END - layout.PCI_MEMORY >> 2 else bar.kind
+        wishes = sorted(wishes, key=lambda wish: -wish[0].size)  # the largest first: no gaps
+        kinds_of = [_window(bar) for bar, _ in wishes]
+        small = [max(bar.size, PAGE) for (bar, _), kind in zip(wishes, kinds_of, strict=True) if kind == "mem32"]
+        if small:  # at the window's end, as PC firmware does: small kernels map no more of it than from 0xFE000000
+            next_free["mem32"] = max(ends["mem32"] - sum(small) & -small[0], layout.PCI_MEMORY)
+        for (bar, function), kind in zip(wishes, kinds_of, strict=True):
             step = max(bar.size, 16 if kind == "io" else PAGE)
             base = -(-next_free[kind] // step) * step
             if base + step > ends[kind]:
@@ -181,6 +185,11 @@ class PciBus:
             bars = [bar for function in functions for bar in function.bars]
             _settle(self._ports, [bar for bar in bars if bar.kind == "io"], layout.KERNEL_PORTS)
             _settle(self._mmio, [bar for bar in bars if bar.kind != "io"], (*layout.KERNEL_MEMORY, *self._ram))
+
+
+def _window(bar: Bar) -> str:
+    """Where firmware puts it: of the 64-bit BARs only large ones above 4 GiB, which some kernels do not reach."""
+    return "mem32" if bar.kind == "mem64" and bar.size <= layout.PCI_MEMORY_END - layout.PCI_MEMORY >> 2 else bar.kind
 
 
 def _settle(bus: Bus, bars: list[Bar], reserved: Iterable[tuple[int, int]]) -> None:

@@ -328,3 +328,18 @@ def test_the_run_loops_are_told_of_every_move() -> None:
     assert not changes
     two.world.write(1, BAR0, 0xD000_0000)
     assert changes
+
+
+def test_memory_bars_are_put_at_the_end_of_the_window_the_largest_first() -> None:
+    """As PC firmware does: small kernels map devices from 0xFE000000 on."""
+    world = World()
+    sizes = (0x1000, 0x2_0000, 0x4000)
+    bars = []
+    for slot, size in enumerate(sizes, 1):
+        function = card(f"card{slot}")
+        bars.append(function.add_bar(0, size, Scratch(), kind="mem64" if slot == 3 else "mem32"))
+        world.bus.plug(function, slot)
+    world.bus.assign()
+    first = 0xFEAC_0000
+    assert [bar.base for bar in bars] == [first + 0x2_4000, first, first + 0x2_0000]
+    assert first + sum(sizes) <= layout.PCI_MEMORY_END
