@@ -6,6 +6,8 @@ nobody has is all zeros.
 
 from __future__ import annotations
 
+import re
+
 from pyvmm.kvm import uapi
 from pyvmm.layout import PAGE
 
@@ -118,13 +120,16 @@ def _put(region: Region, pages: dict[int, bytes]) -> int:
     return changed
 
 
+_SOME = re.compile(rb"[^\0]")
+_BITS = tuple(tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256))
+
+
 def _bits(bitmap: bytes | bytearray) -> Iterator[int]:
-    """Numbers of the bits that are set."""
-    for word, bits in enumerate(memoryview(bitmap).cast("Q")):
-        while bits:
-            lowest = bits & -bits
-            yield 64 * word + lowest.bit_length() - 1
-            bits ^= lowest
+    """Numbers of the bits that are set. As a rule nearly all of it is zeros, which are passed over at the speed of C."""
+    for found in _SOME.finditer(bitmap):
+        at = found.start()
+        for bit in _BITS[bitmap[at]]:
+            yield 8 * at + bit
 
 
 class Tracked:
@@ -161,11 +166,8 @@ class Tracked:
         pages = self._written.take() | lasting | self.lasting
         self.lasting = lasting
         for slot in self.memory.slots:
-            log = self.vm.dirty_log(slot.number, slot.size // PAGE)
-            for start in range(0, len(log), PAGE):  # 128 MiB at a time: as a rule nearly all is zeros
-                part = log[start : start + PAGE]
-                if part.strip(b"\0"):
-                    pages.update(slot.gpa // PAGE + 8 * start + bit for bit in _bits(part))
+            first = slot.gpa // PAGE
+            pages.update([first + bit for bit in _bits(self.vm.dirty_log(slot.number, slot.size // PAGE))])
         for reader in self.readers:
             reader |= pages
 

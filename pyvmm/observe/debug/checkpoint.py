@@ -9,10 +9,12 @@ itself while the machine stands still, because it follows the clocks of the host
                 timer's current count
     PIT         the count itself, that is, the host's time at which a channel was loaded; kvmclock
     devices     the RTC's distance from the host's clock and its time-driven flags; when a device last looked at the clock
+    MSRs        the upper halves of IA32_SYSENTER_ESP and _EIP: the guest may write 64 bits, of user space KVM takes 32 for a guest whose
+                CPUID is AMD's (where SYSENTER does not exist in long mode)
     XSAVE       whether a component that is as after reset is marked so (XSTATE_BV): KVM's own affair, not visible to the guest
 
-All of these are kept in a checkpoint and put back with it, and go on from there; but a KVM that does not let user space write the TSC
-(a software KVM that shows guests the host's) goes on with its own.
+All of these are kept in a checkpoint and put back with it as far as KVM takes them, and go on from there. A KVM that does not let user space
+write the TSC (a software KVM that shows guests the host's) goes on with its own.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.explain.layout import Layout
 
 _CLOCK_MSRS = frozenset((0x10, 0xE7, 0xE8, 0x6E0))  # IA32_TSC, IA32_MPERF, IA32_APERF, IA32_TSC_DEADLINE
+_SYSENTER, _LOW = (0x175, 0x176), (1 << 32) - 1
 _CURRENT_COUNT = slice(0x390, 0x394)  # SDM volume 3A, 11.5.4
 _XSTATE_BV = slice(512, 520)  # SDM volume 1, 13.4.2
 _PIT_CHANNEL, _PIT_LOAD_TIME = 24, slice(16, 24)  # struct kvm_pit_channel_state: count_load_time
@@ -175,7 +178,7 @@ def digest(parts_: dict[str, str]) -> str:
 
 def _still(name: str, value: Any) -> Any:
     if name == "msrs":
-        return sorted((index, each) for index, each in value.items() if index not in _CLOCK_MSRS)
+        return sorted((index, each & _LOW if index in _SYSENTER else each) for index, each in value.items() if index not in _CLOCK_MSRS)
     if name in ("lapic", "xsave"):
         return _without(value, _CURRENT_COUNT if name == "lapic" else _XSTATE_BV)
     return value

@@ -46,22 +46,18 @@ class Ram:
     def take(self, moment: int) -> None:
         """What is there now is what is there at ``moment``: the latest, or one later."""
         self._tracked.collect(parts.lasting(self._machine))
-        changed = {}
-        for number in self._written:
-            data = self._page(number)
-            if data and data != self._versions.latest(number):
-                changed[number] = data
+        changed, latest = {}, self._versions.latest
+        for region in self._machine.memory.regions:  # once for each page that the guest has touched, at every exit
+            view, first, last = region.view, region.gpa // PAGE, region.end // PAGE
+            for number in self._written:
+                if first <= number < last:
+                    start = (number - first) * PAGE
+                    data = bytes(view[start : start + PAGE])
+                    if data != latest(number):
+                        changed[number] = data
         self._versions.put(moment, changed)
         self._written.clear()
         self._base = moment
-
-    def _page(self, number: int) -> bytes:
-        """As it is; b"" for what is no RAM."""
-        for region in self._machine.memory.regions:
-            if region.gpa <= number * PAGE < region.end:
-                start = number * PAGE - region.gpa
-                return bytes(region.view[start : start + PAGE])
-        return b""
 
     def put(self, moment: int) -> None:
         """Has memory be what it was."""

@@ -19,7 +19,8 @@ PIT = 2 * 24 + 16  # count_load_time of channel 2
 
 def vcpu(**changes: Any) -> VcpuState:
     fields: dict[str, Any] = {"regs": bytes(144), "sregs": bytes(320), "xsave": bytes(4096), "xcrs": bytes(392), "lapic": bytes(1024)}
-    fields |= {"msrs": {0x10: 5, 0x6E0: 6, 0xC0000080: 7}, "events": bytes(64), "debugregs": bytes(128), "mp_state": 0, "tsc_khz": 1}
+    fields |= {"msrs": {0x10: 5, 0x6E0: 6, 0x175: 0, 0xC0000080: 7}, "events": bytes(64), "debugregs": bytes(128)}
+    fields |= {"mp_state": 0, "tsc_khz": 1}
     return VcpuState(**{**fields, **changes})
 
 
@@ -47,7 +48,8 @@ def at(size: int, where: int) -> bytes:
         {"clock": 9},
         {"wall": 9},
         {"vm": VmState(chips=(bytes(512),) * 3, pit=at(112, PIT), clock=9, taken=9)},
-        {"vcpus": [vcpu(msrs={0x10: 9, 0x6E0: 0, 0xC0000080: 7})]},
+        {"vcpus": [vcpu(msrs={0x10: 9, 0x6E0: 0, 0x175: 0, 0xC0000080: 7})]},
+        {"vcpus": [vcpu(msrs={0x10: 5, 0x6E0: 6, 0x175: 8 << 32, 0xC0000080: 7})]},
         {"vcpus": [vcpu(lapic=at(1024, 0x390))]},
         {"vcpus": [vcpu(xsave=at(4096, 512))]},
         {"devices": {"serial0": freeze(SerialState()), "rtc": freeze(RtcState(offset=9, flags=0x40))}},
@@ -66,7 +68,8 @@ def test_clocks_do_not_count(change: dict[str, Any]) -> None:
         {"vm": VmState(chips=(bytes(512), at(512, 511), bytes(512)), pit=bytes(112), clock=5, taken=6)},
         {"vm": VmState(chips=(bytes(512),) * 3, pit=at(112, 0), clock=5, taken=6)},
         {"vcpus": [vcpu(), vcpu()]},
-        {"vcpus": [vcpu(msrs={0x10: 5, 0x6E0: 6, 0xC0000080: 8})]},
+        {"vcpus": [vcpu(msrs={0x10: 5, 0x6E0: 6, 0x175: 0, 0xC0000080: 8})]},
+        {"vcpus": [vcpu(msrs={0x10: 5, 0x6E0: 6, 0x175: 8, 0xC0000080: 7})]},
         *({"vcpus": [vcpu(**{name: at(len(value), 0)})]} for name, value in vcpu() if isinstance(value, bytes)),
         {"vcpus": [vcpu(lapic=at(1024, 0x380))]},
         {"vcpus": [vcpu(mp_state=3)]},
@@ -82,7 +85,7 @@ def test_everything_else_does(change: dict[str, Any]) -> None:
 def test_msrs_are_whole_again() -> None:
     state = vcpu()
     wanted = dict(state.msrs)
-    all_ = _shared_msrs(state, {0x10: 4, 0x6E0: 6, 0xC0000080: 7})
+    all_ = _shared_msrs(state, {0x10: 4, 0x6E0: 6, 0x175: 0, 0xC0000080: 7})
     assert state.msrs == {0x10: 5}
     assert checkpoint(vcpus=[state], msrs=[all_]).vcpus[0].msrs == wanted
     state = vcpu()
