@@ -81,6 +81,8 @@ def load(path: str = "") -> dict[str, Guest]:
             text = file.read()
     except OSError as error:
         raise ConfigError(f"cannot read the catalogue of guests {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read the catalogue of guests {path}: it is not UTF-8 text") from None
     sections: dict[str, dict[str, Any]] = {}
     where = path
     try:
