@@ -168,11 +168,12 @@ class Session:
         return Reply(text="\n".join(said))
 
     # --- moving ------------------------------------------------------------------------------------------------------
-    def move(self, go: Callable[[], Stop], style: Style, again: bool = False) -> Reply:
+    def move(self, go: Callable[[], Stop], style: Style, again: bool = False, running: bool = False) -> Reply:
         """Moves, then shows where one is.
 
         Args:
             go: a method of the subject.
+            running: the guest runs at full speed: the terminal is its own meanwhile.
             again: go on when every breakpoint that was hit has a condition that does not hold.
         """
         from pyvmm.observe.debug.views.context import context
@@ -180,12 +181,13 @@ class Session:
         if self.look is None:
             self.look = Look.of(self.subject, self.vcpu)
         self._interrupted = False
-        while True:
-            stop = go()
-            self.vcpu = stop.vcpu if 0 <= stop.vcpu < self.subject.vcpus else 0
-            notes = self.hooks.stopped(self, stop)
-            if not (again and stop.why == BREAKPOINT and self._passed(stop)) or self._interrupted:
-                break
+        with self.foreground() if running else nullcontext():
+            while True:
+                stop = go()
+                self.vcpu = stop.vcpu if 0 <= stop.vcpu < self.subject.vcpus else 0
+                if not (again and stop.why == BREAKPOINT and self._passed(stop)) or self._interrupted:
+                    break
+        notes = self.hooks.stopped(self, stop)
         before, self.look = self.look, Look.of(self.subject, self.vcpu)
         said, data = context(self, stop, before, self.look, style)
         self._see_watched()
@@ -204,13 +206,12 @@ class Session:
 
     def run(self) -> Stop:
         """Until a breakpoint or the end; exit by exit where hooks want to see each."""
-        with self.foreground():
-            if not self.hooks.on_exit:
-                return self.subject.run()
-            while True:
-                stop = self.subject.step(1)
-                if stop.why != EXIT or self.hooks.exit(self, stop) or self._interrupted:
-                    return stop
+        if not self.hooks.on_exit:
+            return self.subject.run()
+        while True:
+            stop = self.subject.step(1)
+            if stop.why != EXIT or self.hooks.exit(self, stop) or self._interrupted:
+                return stop
 
     def _see_watched(self) -> None:
         """Notes what watchpoints see now, for "old -> new" the next time."""

@@ -85,7 +85,7 @@ def _until(session: Session, line: Line) -> Reply:
     if not line.text:
         raise CommandError("give an address", usage=True)
     address = number(line.text.removeprefix("*"), session)
-    return session.move(lambda: _run_to(session, address, None), line.style)
+    return session.move(lambda: _run_to(session, address, None), line.style, running=True)
 
 
 def _continue(session: Session, line: Line) -> Reply:
@@ -98,7 +98,7 @@ def _continue(session: Session, line: Line) -> Reply:
             if found is not None:
                 found.ignore = times - 1
         session.subject.breakpoints.changed()
-    return session.move(session.run, line.style, again=True)
+    return session.move(session.run, line.style, again=True, running=True)
 
 
 def _back(session: Session, line: Line) -> Reply:

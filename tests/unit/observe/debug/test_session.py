@@ -510,3 +510,18 @@ def test_places_that_make_no_exits_are_told_of(session: Session) -> None:
 @pytest.mark.parametrize("width", [80, 100])
 def test_lists_fit_the_screen(session: Session, line: str, width: int) -> None:
     assert max(map(len, session.execute(line, Style(width=width)).text.split("\n"))) <= width
+
+
+def test_the_terminal_changes_hands_once_however_often_a_condition_fails(session: Session) -> None:
+    turns = []
+
+    class Turn:
+        def __enter__(self) -> None:
+            turns.append("guest")
+
+        def __exit__(self, *_: object) -> None:
+            turns.append("prompt")
+
+    session.foreground = Turn
+    do(session, "b serial0.THR if $al == 'o'", "c", "s", "until poll")
+    assert turns == ["guest", "prompt"] * 2
