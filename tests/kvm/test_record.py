@@ -234,3 +234,21 @@ def test_a_recording_from_inside_the_sandbox(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     with Recording.open(path) as recording:
         assert recording.note == "" and recording.state(recording.count).memory.read(0x7C00, 2) != bytes(2)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_keyframes_of_several_vcpus(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stops the others; they wait for their turn, or are in the guest, or halted."""
+    monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 3)
+    monkeypatch.setattr(recorder.Run, "pause_factor", 0)
+    if not small:
+        monkeypatch.setattr(ram, "SMALL_PAGES", 1)
+    config = Options(["smp", "-m", "4M", "-no-reboot"]).config
+    assert config is not None
+    for _ in range(5):
+        witness, reason, _ = record(config, tmp_path / "s.pvm", "smp", memory=False)
+        assert reason.kind == events.POWEROFF
+        with Recording.open(str(tmp_path / "s.pvm")) as recording:
+            assert len(recording.keyframes) > 20
+            compare(recording, witness, memory=False)
+            assert any(set(recording.keyframe(index).vcpus) == {0, 1, 2, 3} for index in range(len(recording.keyframes)))
