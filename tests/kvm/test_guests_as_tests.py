@@ -6,12 +6,15 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
 from pathlib import Path
 
 import pytest
+
+from tests.support.process import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/guests-as-tests.md"
@@ -119,6 +122,22 @@ def test_a_guest_that_cannot_be_started_takes_one_line(tmp_path: Path) -> None:
     done = run_pytest(tmp_path)
     assert "nonsense.bin" in done.stdout
     assert "pyvmm/" not in done.stdout.split("FAILURES")[1], done.stdout
+
+
+@pytest.mark.kvm
+def test_control_c_ends_guests_and_session(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(guest):\n    guest('echo', smp=2)\n    open('waits', 'w').close()\n    guest('echo').wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "pyvmm.testing", "-p", "no:cacheprovider"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        wait_until((tmp_path / "waits").exists, "the test waits for its guest", PATIENCE)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    assert process.returncode == 2, out
+    assert "KeyboardInterrupt" in out
 
 
 # --- a session that asks for no guest -----------------------------------------------------------------------------------
