@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from pyvmm import status
 from pyvmm.backends.stderr import say
 from pyvmm.errors import ConfigError
 from pyvmm.observe.debug.gdbtarget import GdbTarget
@@ -38,7 +39,7 @@ def attach(session: Session, text: str, paused: bool) -> None:
     if history[-1:] == ["on"]:
         session.config = config = config.replace(coalesce=False)  # each write to the console is an exit to stop at
     holder = RunHolder(config.smp, history[-1:] == ["on"], name=config.boot.kernel)
-    target = GdbTarget(holder)
+    target = GdbTarget(holder, status.of)
     server = GdbServer(target, address)
     session.observers.append(holder.begin)
     session.leavers.append(holder.end)

@@ -21,7 +21,7 @@ from time import monotonic_ns
 
 from pyvmm import events
 from pyvmm.errors import HostError
-from pyvmm.kvm import structs, uapi
+from pyvmm.kvm import uapi
 from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.abilities import RING3, able
 from pyvmm.observe.debug.conditions import ADDRESS, WATCH
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 # Ends that are the guest's doing: under a debugger the machine stays to be looked at, and history can go back from there
 _GUESTS = (events.POWEROFF, events.RESET, events.WAKE, events.DEBUG_EXIT, events.HALTED, events.CRASH)
 _MANY = 1 << 62
-_PIECES = 1 << 16  # exits that one instruction may need to be complete (REP INS into device memory)
 
 
 class Event(Record):
@@ -99,7 +98,6 @@ class Control:
         self._unhandled = [loop.unhandled for loop in machine.runloops]
         self._counting = Lock()
         self._records: list[ExitRecord] = []  # not yet told to ``on_exits``
-        self._settling: set[int] = set()  # vCPUs whose last exit is being completed
         self._events: list[Event] = []
         self._news = Condition()  # of an event, or of the end: ``parking`` would wake the debugger's thread several times at each exit
         self._is_over = False
@@ -223,11 +221,7 @@ class Control:
 
     def _pass(self) -> None:
         """Steps over the breakpoints at which vCPUs stand, and over writes that KVM cannot emulate."""
-        for index in sorted(self._unwritten):
-            self.mechanisms.unprotect()
-            self._do_steps(index, 1)
-            self._hit(index, *self.mechanisms.changed())
-        self._unwritten.clear()
+        self._write()
         reported, self._reported = self._reported, {}
         arrived, self._arrived = self._arrived, False
         if reported or arrived and self.breakpoints.in_guest():
@@ -238,6 +232,15 @@ class Control:
                     self.mechanisms.prepare(index)
                     self._do_steps(index, 1)
 
+    def _write(self) -> int:
+        """Has vCPUs write what KVM cannot emulate, with the pages writable for that one instruction. Returns how many have."""
+        done = 0
+        while self._unwritten:
+            index = self._unwritten.pop()
+            self.mechanisms.unprotect()
+            done += self._do_steps(index, 1)  # which sees what has changed
+        return done
+
     def _linear(self, index: int) -> int:
         """Where a parked vCPU is."""
         sregs = self.machine.vcpus[index].get_sregs()
@@ -246,9 +249,7 @@ class Control:
     def _walk(self) -> None:
         """Runs by single steps."""
         if len(self.machine.vcpus) > 1:
-            raise SubjectError(
-                "a breakpoint in ring 3 takes single steps on this host's KVM, which goes with one processor only: delete it"
-            )
+            raise SubjectError("a breakpoint in ring 3 takes single steps here, which goes with one processor only: delete it")
         self._do_steps(0, _MANY, interrupts=True)
 
     def _resume(self) -> None:
@@ -268,7 +269,7 @@ class Control:
         self.mechanisms.prepare(vcpu)
         self._reported.pop(vcpu, None)
         while count > 0:
-            count -= self._do_steps(vcpu, count)
+            count -= self._write() or self._do_steps(vcpu, count)
             stop = self._decide()
             if stop is not None:
                 return stop
@@ -287,7 +288,7 @@ class Control:
             for done in range(count):
                 self._can_step(vcpu)
                 number = self.number
-                if not stepper.step(interrupts):
+                if not stepper.step(interrupts) or index in self._unwritten:
                     return done
                 self.stepped += 1
                 if self.number == number:
@@ -379,8 +380,7 @@ class Control:
             self.steps = 0
             if self.on_exits is not None:
                 self._records.append(ExitRecord(number=number, vcpu=index, time=time - self._epoch, frozen=frozen, answer=answer, rip=rip))
-        if self.on_exits is not None and index not in self._settling:
-            self._settle(index)
+        if self.on_exits is not None and self._watches[index].settle():
             self._rest()
         if hits:
             self.event(Event(why="", vcpu=index, hits=hits, exit=number))
@@ -388,18 +388,6 @@ class Control:
             self.event(Event(why=subject.EXIT, vcpu=index, exit=number))
         elif self.mechanisms.overdue(index):
             self.event(Event(why=""))
-
-    def _settle(self, index: int) -> None:
-        """Completes a vCPU's access; further exits of the same instruction are answered on the way."""
-        vcpu, loop = self.machine.vcpus[index], self.machine.runloops[index]
-        self._settling.add(index)
-        try:
-            for _ in range(_PIECES):
-                if vcpu.settle():
-                    break
-                loop.exits[vcpu.words[structs.RUN_EXIT_REASON // 4]]()
-        finally:
-            self._settling.discard(index)
 
     def _rest(self) -> None:
         """Brings the machine to rest and tells ``on_exits``.

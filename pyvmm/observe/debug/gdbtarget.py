@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from time import monotonic, sleep
 
-from pyvmm import events, status
+from pyvmm import events
 from pyvmm.errors import PyvmmError
 from pyvmm.kvm import structs
 from pyvmm.observe import paging
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol, TypeVar
 
+    from pyvmm.events import StopReason
     from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.observe.debug.subject import Stop, Subject
     from pyvmm.observe.gdb.target import Say, Stopped
@@ -77,10 +78,12 @@ class GdbTarget:
 
     Args:
         holder: of the guest.
+        status: what its end comes to as an exit status.
     """
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: Holder, status: Callable[[StopReason], int] = lambda verdict: 0) -> None:
         self._holder = holder
+        self._status = status
         self._subject: Subject | None = None
         self._inserted: dict[tuple[str, int, int], Breakpoint] = {}
         self._told: set[tuple[str, str]] = set()  # breakpoints and how they are watched for, as the user knows
@@ -302,7 +305,7 @@ class GdbTarget:
                 self._subject = None
                 self._inserted.clear()
                 verdict = stop.verdict
-                return StopEvent(reason=target.EXITED, vcpu=stop.vcpu, value=status.of(verdict) if verdict is not None else 0)
+                return StopEvent(reason=target.EXITED, vcpu=stop.vcpu, value=self._status(verdict) if verdict is not None else 0)
             self._subject = found = following
             act = _run
 

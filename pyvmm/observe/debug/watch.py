@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.debug.control import Control
     from pyvmm.runloop import Handler
 
+_PIECES = 1 << 16  # exits that one instruction may need to be complete (REP INS into device memory)
 _RIP = structs.RUN_SYNC_REGS // 8 + 16  # of kvm_regs, in the run page, as 64-bit words
 
 
@@ -33,6 +34,7 @@ class ExitWatch(Observer):
         self.control = control
         self.index = index
         self.vcpu = control.machine.vcpus[index]
+        self._settling = False
         self._sync: SyncRegs | None = None
         self._detach: Callable[[], None] | None = None
 
@@ -56,6 +58,21 @@ class ExitWatch(Observer):
     def rip(self) -> int:
         """At this exit, as KVM has it before the access is complete."""
         return int(self.vcpu.quads[_RIP] if self._sync is not None else self.vcpu.get_regs().rip)
+
+    def settle(self) -> bool:
+        """Completes the access; further exits of the same instruction are answered on the way. False: that is on its way already."""
+        if self._settling:
+            return False
+        self._settling = True
+        try:
+            exits = self.control.machine.runloops[self.index].exits
+            for _ in range(_PIECES):
+                if self.vcpu.settle():
+                    break
+                exits[self.vcpu.words[structs.RUN_EXIT_REASON // 4]]()
+        finally:
+            self._settling = False
+        return True
 
     def around(self, reason: int, handler: Handler) -> Handler:
         control, index, page = self.control, self.index, self.vcpu.page

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm import events, exits
+from pyvmm.kvm.kind import emulates_ring0
 from pyvmm.machine import Machine
 from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.conditions import ADDRESS, EXIT, LINE, PORT, WATCH, Breakpoint
@@ -220,6 +221,23 @@ def test_a_step_sees_a_write(tmp_path: Path) -> None:
         control.breakpoints.add(Breakpoint(kind=WATCH, first=COUNTER, last=COUNTER + 3, direction="w"))
         stop = control.step_instructions(0, 3)
         assert (stop.why, stop.address, stop.at.steps) == (subject.BREAKPOINT, COUNTER, 1)
+
+
+FXSAVE = bytes.fromhex("90 0fae0500002000 ff0500102000 ebf0")  # nop; fxsave [2 MiB]; inc [2 MiB + 4 KiB]; jmp back
+
+
+@pytest.mark.skipif(emulates_ring0(), reason="KVM in software tries FXSAVE to a read-only page for ever")
+def test_a_write_that_kvm_cannot_emulate_is_seen(tmp_path: Path) -> None:
+    """FXSAVE to a page without a writable slot is an emulation failure; the first one changes the control word from 0."""
+    for steps in (False, True):
+        with rounds(tmp_path, FXSAVE) as control:
+            control.breakpoints.add(Breakpoint(kind=WATCH, first=COUNTER, last=COUNTER + 1, direction="w"))
+            stop = control.step_instructions(0, 10) if steps else control.run()
+            assert (stop.why, stop.hits, stop.address, rip(control)) == (subject.BREAKPOINT, [1], COUNTER, BASE + 8), stop
+            assert control.machine.memory.unpack("<H", COUNTER) == (0x37F,)
+            threading.Timer(0.2, control.interrupt).start()
+            assert control.run().why == subject.INTERRUPTED, "what is written again is the same"
+            assert control.machine.memory.read(COUNTER + 0x1000, 1) != b"\0" and control.number == 0
 
 
 def test_a_crashed_guest_stands_still() -> None:

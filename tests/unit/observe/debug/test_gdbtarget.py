@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm import status
 from pyvmm.events import CRASH, StopReason
 from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.conditions import ADDRESS, PORT, Breakpoint
@@ -57,7 +58,7 @@ class Debugged:
     def __init__(self, found: FakeSubject | None = None, reversible: bool = True) -> None:
         self.subject = found or FakeSubject()
         self.holder = FakeHolder(self.subject, reversible)
-        self.target = GdbTarget(self.holder)
+        self.target = GdbTarget(self.holder, status.of)
         self.said: list[str] = []
         assert self.target.attach(self.said.append).reason == target.ATTACHED
 
