@@ -252,3 +252,34 @@ def test_keyframes_of_several_vcpus(small: bool, tmp_path: Path, monkeypatch: py
             assert len(recording.keyframes) > 20
             compare(recording, witness, memory=False)
             assert any(set(recording.keyframe(index).vcpus) == {0, 1, 2, 3} for index in range(len(recording.keyframes)))
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_two_vcpus_that_exit_all_the_time(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each counts in memory, then writes to a port: behind exit n memory has counted n, or one more if the other is in between."""
+    again = bytes.fromhex("f0ff05 00002000 e680 813d 00002000 c8000000")  # lock inc [2 MiB]; out 0x80, al; cmp [2 MiB], 200
+    code = again + b"\x72" + bytes([256 - len(again) - 2]) + POWER_OFF  # jb again
+    if not small:
+        monkeypatch.setattr(ram, "SMALL_PAGES", 1)
+        monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 2)
+        monkeypatch.setattr(recorder.Run, "pause_factor", 0)
+    path = tmp_path / "s.pvm"
+    watched = Recorder(str(path), "two", [])
+    with flat(code, tmp_path, smp=2) as (machine, _):
+        first, second = machine.vcpus
+        second.set_sregs(first.get_sregs())
+        second.set_regs(first.get_regs())
+        second.set_mp_state(first.get_mp_state())
+        watched.attach(machine)
+        reason = machine.run(LIMIT)
+    watched.close(reason)
+    assert reason.kind == events.POWEROFF
+    with Recording.open(str(path)) as recording:
+        assert recording.count >= 200 and {entry.vcpu for entry in recording.exits()} == {0, 1}
+        moments = range(200) if small else [number for number in recording.keyframes if number < 200]
+        for number in moments:
+            state = recording.state(number)
+            assert state.memory.exit == number
+            assert state.memory.unpack("<I", 0x20_0000)[0] - number in (0, 1), f"exit {number}"
+        behind = {entry.regs[128:136] for entry in recording.exits() if exits.thaw(entry.frozen).fields["port"] == 0x80}
+        assert len(behind) == 1  # all of them behind the OUT
