@@ -83,7 +83,9 @@ def _sample(command: list[str]) -> Mapping[str, float]:
         found[f"{name}/cpu"] = phase.cpu / count / 1000
         if phase.exits is not None:
             found[f"{name}/exits"] = phase.exits / count
-        print(f"  {command[2] if '-m' in command[:2] else command[0]}: {name}: {found[f'{name}/rate']:.2f}", file=sys.stderr, flush=True)
+        who = command[2] if "-m" in command[:2] else command[0]
+        exits = f", {phase.exits / count:.2f} exits each" if phase.exits is not None else ""
+        print(f"  {who}: {name}: {found[f'{name}/rate']:.2f} {_LOADS[name][2]}{exits}", file=sys.stderr, flush=True)
     if len({key.partition("/")[0] for key in found}) != len(_LOADS):
         raise phases.Failed(f"{' '.join(command)}: not all loads ran: {sorted(found)}")
     return found
