@@ -6,15 +6,18 @@ import threading
 
 from pyvmm import status
 from pyvmm.backends.stderr import say
+from pyvmm.boot import elf
 from pyvmm.errors import ConfigError
 from pyvmm.observe.debug.gdbtarget import GdbTarget
 from pyvmm.observe.debug.holder import RunHolder
+from pyvmm.observe.gdb.registers import AMD64, I386
 from pyvmm.observe.gdb.server import GdbServer, parse_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.cli.run import Session
 
+_DESCRIPTIONS = {"i386": I386, "amd64": AMD64}
 _TELL_SECONDS = 2.0  # for gdb to be told how the guest has ended
 
 
@@ -22,25 +25,25 @@ def attach(session: Session, text: str, paused: bool) -> None:
     """Has gdb see a session's machines.
 
     Args:
-        text: of -gdb: ``tcp:[HOST]:PORT`` or ``unix:PATH``, with ``,history=on`` behind for reverse execution.
+        text: of -gdb: ``tcp:[HOST]:PORT`` or ``unix:PATH``; behind it ``,history=on`` for reverse execution, and ``,arch=i386|amd64`` for
+            the registers that gdb is told of, by default those of the guest's ELF file: gdb takes no others with it.
         paused: -S: the guest waits for gdb.
 
     Raises:
         ConfigError: no such address, or it is taken.
     """
     words = text.split(",")
-    history = [word.removeprefix("history=") for word in words if word.startswith("history=")]
-    if any(word not in ("on", "off") for word in history):
-        raise ConfigError(f"-gdb {text}: write history=on or history=off")
-    address = parse_address(",".join(word for word in words if not word.startswith("history=")))
+    history = _option(text, words, "history", ("on", "off"), "off")
     config = session.config
+    arch = _option(text, words, "arch", tuple(_DESCRIPTIONS), "i386" if _is_elf32(config.boot.kernel) else "amd64")
+    address = parse_address(",".join(words))
     if session.seal is not None:
         raise ConfigError("-gdb and -sandbox, -runas or -chroot: a debugger needs what they give up: leave one of them out")
-    if history[-1:] == ["on"]:
+    if history == "on":
         session.config = config = config.replace(coalesce=False)  # each write to the console is an exit to stop at
-    holder = RunHolder(config.smp, history[-1:] == ["on"], name=config.boot.kernel)
+    holder = RunHolder(config.smp, history == "on", name=config.boot.kernel)
     target = GdbTarget(holder, status.of)
-    server = GdbServer(target, address)
+    server = GdbServer(target, address, _DESCRIPTIONS[arch])
     session.observers.append(holder.begin)
     session.leavers.append(holder.end)
 
@@ -56,3 +59,21 @@ def attach(session: Session, text: str, paused: bool) -> None:
     server.start()
     if paused:
         say(f"pyvmm: waiting for gdb: target remote {server.address.for_gdb}")
+
+
+def _option(text: str, words: list[str], name: str, values: tuple[str, ...], default: str) -> str:
+    """Takes NAME=VALUE out of the words; the last counts."""
+    given = [word for word in words if word.startswith(f"{name}=")]
+    for word in given:
+        words.remove(word)
+        if word.removeprefix(f"{name}=") not in values:
+            raise ConfigError(f"-gdb {text}: write {' or '.join(f'{name}={value}' for value in values)}")
+    return given[-1].removeprefix(f"{name}=") if given else default
+
+
+def _is_elf32(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(5) == elf.MAGIC + bytes([elf.CLASS32])
+    except OSError:
+        return False  # whoever boots it says so

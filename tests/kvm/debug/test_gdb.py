@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.debugged import ROUND
 from tests.support.process import wait_until
-from tests.support.symbolfile import BASE, COUNTER, LOOP, WORK, counting_guest
+from tests.support.symbolfile import BASE, COUNTER, FUNCTION, GLOBAL, LOOP, TEXT, WORK, Entry, counting_guest, executable
 
 GDB = shutil.which("gdb")
 pytestmark = [pytest.mark.kvm, pytest.mark.skipif(GDB is None, reason="gdb is not installed (apt-get install gdb)")]
@@ -114,6 +115,17 @@ def test_breakpoints_at_symbols_watchpoints_and_steps(tmp_path: Path, counting: 
     assert status == 0
 
 
+def test_a_32_bit_elf_file(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.elf"
+    entries: list[Entry] = [("_start", BASE, 0, FUNCTION, GLOBAL, TEXT), ("send", BASE + 12, 4, FUNCTION, GLOBAL, TEXT)]
+    path.write_bytes(executable(ROUND, entries, wide=False, linear=BASE, physical=BASE))
+    said, _, _ = Debugged(
+        tmp_path, str(path), "break *send", "continue", "continue", "p $eip", "p/x $edx", "stepi", "p $eip", "kill"
+    ).ends()
+    assert said.count(f"Breakpoint 1, {BASE + 12:#010x} in send ()") == 2, said
+    assert "= 0x3f8\n" in said and f"{BASE + 13:#x} <send+1>" in said
+
+
 def test_a_hundred_steps_with_the_timer_on_meet_no_handler(tmp_path: Path) -> None:
     said, _, _ = Debugged(
         tmp_path, "timer-pit", "break *0x7c5e", "continue", "delete", 'printf "handler %#x\\n", *(unsigned short*)0x80',
@@ -185,7 +197,7 @@ def test_exit_status_and_kill(tmp_path: Path) -> None:
 
 
 def test_wrong_addresses_are_one_line() -> None:
-    for address in ("nonsense", "tcp::1234,history=maybe", "unix:"):
+    for address in ("nonsense", "tcp::1234,history=maybe", "tcp::1,arch=arm", "unix:"):
         done = subprocess.run(
             [sys.executable, "-m", "pyvmm", "run", "hello", "-gdb", address],
             stdin=subprocess.DEVNULL,
