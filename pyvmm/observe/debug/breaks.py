@@ -6,7 +6,7 @@ from pyvmm.exits import exit_name
 from pyvmm.observe.debug.command import CommandError
 from pyvmm.observe.debug.conditions import ADDRESS, EXIT, LINE, MMIO, PORT, READ, WATCH, WRITE, Breakpoint
 from pyvmm.observe.debug.exit_names import exit_number
-from pyvmm.observe.debug.expression import ALL, number
+from pyvmm.observe.debug.expression import ALL, number, plain_number, prefix
 from pyvmm.observe.debug.vectors import handler
 from pyvmm.observe.explain.layout import kernel_range
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyvmm.observe.debug.session import Session
 
+_MOST_WATCHED = 4096  # bytes
 _DIRECTIONS = {
     "read": READ, "r": READ, "in": READ, "load": READ, "write": WRITE, "w": WRITE, "out": WRITE, "store": WRITE,
     "access": "", "rw": "", "any": "",
@@ -103,6 +104,24 @@ def _filter(session: Session, text: str, direction: str) -> tuple[str, int | Non
         raise CommandError(f"'{' '.join(words)[:40]}' is not understood", usage=True)
     value, slash, mask = words[0].partition("/")
     return direction, number(value, session), number(mask, session) if slash else ALL
+
+
+def watched(session: Session, text: str, direction: str) -> tuple[Breakpoint, str]:
+    """What ``watch`` takes: likewise. Raises CommandError."""
+    place = session.places.find(text) if session.symbol(text) is None else None
+    if place is not None:
+        found = Breakpoint(kind=place.kind, first=place.first, last=place.last, direction=direction, text=text)
+        return found, place.condition
+    value, rest = prefix(text, session)
+    address = value.address if value.address is not None else plain_number(value, text)
+    if value.register and value.address is None and not rest:
+        raise CommandError(f"${value.register} is a register: its value is an address only if you say so: watch *${value.register}")
+    size = value.size or session.word
+    if rest:
+        size = number(rest.removeprefix(",").removeprefix("+"), session)
+    if not 0 < size <= _MOST_WATCHED:
+        raise CommandError(f"{size} bytes: from 1 to {_MOST_WATCHED} can be watched")
+    return Breakpoint(kind=WATCH, first=address, last=address + size - 1, direction=direction, text=text), ""
 
 
 def describe(session: Session, each: Breakpoint) -> str:

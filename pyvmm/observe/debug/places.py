@@ -88,12 +88,13 @@ class Places:
         if window is None:
             return ""
         names: list[str] = []
-        for start, table in window.tables:
-            if address - window.base >= start:
-                for write in (False, True):
-                    if direction != (READ if write else WRITE):
-                        found = registers.find(table, address - window.base - start, 1, write)
-                        names += [each.name for each in found if not each.wrong_way]
+        for size in (1, 2, 4):  # some registers answer accesses of their own size only
+            for start, table in window.tables if not names else ():
+                if address - window.base >= start:
+                    for write in (False, True):
+                        if direction != (READ if write else WRITE):
+                            found = registers.find(table, address - window.base - start, size, write)
+                            names += [each.name for each in found if not each.wrong_way]
         return f"{label(window)} {'/'.join(dict.fromkeys(names))}".rstrip()
 
     @staticmethod

@@ -44,7 +44,7 @@ def test_a_first_walk(tmp_path: Path) -> None:
         say(screen, b"si", b"exit 1 of 2 + 1 instruction")
         say(screen, b"rsi", b"exit 1 of 2")
         say(screen, b"b serial0.TH\t", b"Breakpoint 1: write to port 0x3f8, COM1 THR")
-        say(screen, b"reverse-c\t5", b"it takes no arguments")
+        say(screen, b"reverse-c\t$rax", b"is a register")
         say(screen, b"c", b"exit 2", b"Breakpoint 1")
         say(screen, b"c", b"'e'")
         say(screen, b"rc", b"'H'")

@@ -79,9 +79,9 @@ def _history(session: Session, line: Line) -> Reply:
             lines.append(f"   {which:>6}  {error}")
             continue
         mark = "=> " if which == now else "   "
-        words = text.removeprefix(f"vCPU {record.vcpu}").lstrip(" :")
-        words = words if subject.vcpus == 1 else f"[{record.vcpu}] {words}"
-        shown = f"{mark}{which:>6} {record.time / 1e6:>9.3f} ms  {words}"
+        told = text.removeprefix(f"vCPU {record.vcpu}").lstrip(" :")
+        told = told if subject.vcpus == 1 else f"[{record.vcpu}] {told}"
+        shown = f"{mark}{which:>6} {record.time / 1e6:>9.3f} ms  {told}"
         shown = shown if len(shown) <= line.style.width else shown[: line.style.width - 4] + " ..."
         lines.append(line.style.here(shown) if which == now else shown)
         data.append({"exit": which, "vcpu": record.vcpu, "time": record.time, "text": text})

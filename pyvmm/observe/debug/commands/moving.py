@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pyvmm.observe.debug.breaks import watched
 from pyvmm.observe.debug.command import Command, CommandError, Line, Reply
-from pyvmm.observe.debug.conditions import ADDRESS, Breakpoint
+from pyvmm.observe.debug.conditions import ADDRESS, WRITE, Breakpoint
 from pyvmm.observe.debug.expression import number
 from pyvmm.observe.debug.subject import BREAKPOINT, Moment, Stop
 from pyvmm.observe.debug.views.code import decoded, here
@@ -112,8 +113,18 @@ def _reverse_stepi(session: Session, line: Line) -> Reply:
 
 
 def _reverse_continue(session: Session, line: Line) -> Reply:
-    line.nothing()
-    return session.move(session.subject.reverse_run, line.style, again=True)
+    """To the last hit of any breakpoint; with an argument, to the last write to that as well."""
+    if not line.text:
+        return session.move(session.subject.reverse_run, line.style, again=True)
+    own, condition = watched(session, line.text, WRITE)
+    session.subject.breakpoints.add(own)
+    if condition:
+        session.conditions[own.number] = condition
+    try:
+        return session.move(session.subject.reverse_run, line.style, again=True)
+    finally:
+        session.subject.breakpoints.remove(own.number)
+        session.conditions.pop(own.number, None)
 
 
 def _goto(session: Session, line: Line) -> Reply:
@@ -230,12 +241,17 @@ COMMANDS = (
     ),
     Command(
         name="reverse-continue",
+        arguments="[ADDRESS | DEVICE.REGISTER]",
+        completes=("symbol", "place"),
         aliases=("rc",),
         group="moving",
         repeats=True,
         run=_reverse_continue,
-        help="run back to the last breakpoint or watchpoint hit before now",
-        more="With `watch serial0.THR` it finds the last write to a register, with `watch ADDRESS` the last write to memory.",
+        help="run back to the last breakpoint or watchpoint hit, or to the last write to something",
+        more="""\
+reverse-continue                    to the last hit of any breakpoint before now, or the beginning
+reverse-continue serial0.THR        to the last write to a device register
+reverse-continue *(int *)0x2000     to the last write to memory""",
     ),
     Command(
         name="goto",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pyvmm.observe.debug.breaks import caution, describe, parse
+from pyvmm.observe.debug.breaks import caution, describe, parse, watched
 from pyvmm.observe.debug.command import Command, CommandError, Line, Reply, nearest
 from pyvmm.observe.debug.conditions import ADDRESS, READ, WATCH, WRITE, Breakpoint
-from pyvmm.observe.debug.expression import evaluate, number, plain_number, prefix
+from pyvmm.observe.debug.expression import evaluate, number, plain_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.observe.debug.session import Session
-
-_MOST_WATCHED = 4096  # bytes
 
 
 # --- break -----------------------------------------------------------------------------------------------------------
@@ -111,20 +109,8 @@ def _add_watch(session: Session, line: Line, direction: str) -> Reply:
     text, condition = _split_condition(line.text.removeprefix("-l ").removeprefix("-location "))
     if not text:
         raise CommandError("give an address, a symbol or a device register", usage=True)
-    place = session.places.find(text) if session.symbol(text) is None else None
-    if place is not None:
-        found = Breakpoint(kind=place.kind, first=place.first, last=place.last, direction=direction, text=text)
-        return _added(session, found, both(place.condition, condition))
-    value, rest = prefix(text, session)
-    address = value.address if value.address is not None else plain_number(value, text)
-    if value.register and value.address is None and not rest:
-        raise CommandError(f"${value.register} is a register: its value is an address only if you say so: watch *${value.register}")
-    size = value.size or session.word
-    if rest:
-        size = number(rest.removeprefix(",").removeprefix("+"), session)
-    if not 0 < size <= _MOST_WATCHED:
-        raise CommandError(f"{size} bytes: from 1 to {_MOST_WATCHED} can be watched")
-    return _added(session, Breakpoint(kind=WATCH, first=address, last=address + size - 1, direction=direction, text=text), condition)
+    breakpoint, extra = watched(session, text, direction)
+    return _added(session, breakpoint, both(extra, condition))
 
 
 # --- those there are ---------------------------------------------------------------------------------------------------

@@ -61,6 +61,15 @@ def test_continue_to_a_device_register_and_back_again(session: Session) -> None:
     assert do(session, "rc").data["why"] == "begin"
 
 
+def test_back_to_the_last_write_to_something(session: Session, subject: FakeSubject) -> None:
+    do(session, "step 7")
+    reply = do(session, "rc serial0.THR")
+    assert reply.data["exit"] == 6 and "wrote 0x6c 'l'" in reply.text
+    do(session, "step 5", "rc *(char *)0x500")
+    assert subject.stop.at.exit == 10
+    assert not len(subject.breakpoints) and not session.conditions
+
+
 def test_until_leaves_no_breakpoint_behind(session: Session, subject: FakeSubject) -> None:
     reply = do(session, "until poll+7")
     assert reply.data["rip"] == 0x7C19 and not reply.data["hits"]
@@ -404,7 +413,7 @@ WRONG = [
     ("goto", "give the number"),
     ("goto x", "called 'x'"),
     ("goto 99999999999999", "too far"),
-    ("rc 5", "no arguments"),
+    ("rc $rax", "is a register"),
     ("c 2", "no breakpoint has been hit"),
     ("until", "give an address"),
     ("break nowhere", "called 'nowhere'"),
