@@ -13,8 +13,8 @@ itself while the machine stands still, because it follows the clocks of the host
                 CPUID is AMD's (where SYSENTER does not exist in long mode)
     XSAVE       whether a component that is as after reset is marked so (XSTATE_BV): KVM's own affair, not visible to the guest
 
-All of these are kept in a checkpoint and put back with it as far as KVM takes them, and go on from there. A KVM that does not let user space
-write the TSC (a software KVM that shows guests the host's) goes on with its own.
+All of these are kept in a checkpoint and put back with it as far as KVM takes them, and go on from there. A KVM that does not let user
+space write the TSC (a software KVM that shows guests the host's) goes on with its own.
 """
 
 from __future__ import annotations
