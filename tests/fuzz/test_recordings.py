@@ -1,7 +1,7 @@
 """Broken and forged recordings: whatever is in the file, opening, seeking, explaining and reading end well or in one line.
 
 Half of the mutants have their check sums put right, so that they get past them: those are somebody's, not an accident's.
-PYVMM_FUZZ_RECORDINGS raises the number of mutants (CI: 5000); seeds are fixed.
+PYVMM_FUZZ_RECORDINGS is the number of mutants; seeds are fixed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pyvmm.observe.recording.player import Player
 from pyvmm.observe.recording.reader import Recording
 from tests.support.recordings import letters
 
-MUTANTS = int(os.environ.get("PYVMM_FUZZ_RECORDINGS", "600"))
+MUTANTS = int(os.environ.get("PYVMM_FUZZ_RECORDINGS", "5000"))
 SEEDS = range(4)
 WORDS = [b"i-1;", b"i99999999999999999999;", b"b99:", b"N", b"[]", b"{}", b"s0:", b"[[[[[[[[", b"\xff", b"}", b"]", b"i0;"]
 
@@ -58,11 +58,14 @@ def use(chance: random.Random, data: bytes) -> None:
                     pass
         sum(len(entry.changes) + len(entry.patches) for entry in recording.exits())
         player = Player(recording)
-        for act in (
-            lambda: player.step(3), lambda: player.explain(player.at.exit), player.run, lambda: player.goto(Moment(exit=8)),
-            lambda: player.vcpu_state(0), player.vm_state, lambda: player.layout, lambda: player.regs(0), player.console, player.back,
-            lambda: player.explain(recording.count), lambda: player.memory_note, lambda: list(recording.others(b"SAMP")),
-        ):  # fmt: skip
+        acts = [
+            lambda: player.step(3), player.run, lambda: player.goto(Moment(exit=8)), lambda: player.vcpu_state(0), player.vm_state,
+            lambda: player.layout, lambda: player.regs(0), player.console, player.back, lambda: player.memory_note,
+            lambda: list(recording.others(b"SAMP")),
+        ]  # fmt: skip
+        if chance.random() < 0.2:  # the disassembler takes most of the time
+            acts += [lambda: player.explain(player.at.exit), lambda: player.explain(recording.count)]
+        for act in acts:
             try:
                 act()
             except PyvmmError as error:
