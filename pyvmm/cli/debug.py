@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from pyvmm import status
+from pyvmm import events, status
 from pyvmm.backends.stderr import say
 from pyvmm.cli import own
 from pyvmm.cli.options import WITH_VALUE, Options
 from pyvmm.cli.run import Session as Run
-from pyvmm.cli.run import prepare
+from pyvmm.cli.run import prepare, tell
 from pyvmm.config import size
 from pyvmm.csignal import signal
 from pyvmm.errors import ConfigError, PyvmmError
@@ -58,11 +58,14 @@ def command(arguments: list[str]) -> int:
     debugged = Debugged(options, commands, batch, _limit(given), given.get("symbols", [""])[-1])
     prepare(debugged, options)
     try:
-        debugged.run(options.timeout, False, options.load)
+        reason = debugged.run(options.timeout, False, options.load)
     finally:
         debugged.close()
     if debugged.signalled:
         return status.SIGNAL + debugged.signalled
+    if reason.kind == events.TIMEOUT:
+        tell(reason)
+        return status.of(reason)
     return FAILED if batch and debugged.failed else status.OK
 
 
@@ -131,7 +134,7 @@ class Debugged(Run):
 
         def run() -> None:
             try:
-                ended.append(machine.run(timeout))
+                ended.append(machine.run(timeout and round(timeout, 1)))
             except BaseException as error:  # for want of a thread, say: the prompt is told
                 ended.append(vmm_error(error))
                 machine.request_stop(ended[0])

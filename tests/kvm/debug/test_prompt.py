@@ -146,6 +146,11 @@ def test_batch_is_plain_and_its_status_tells() -> None:
     assert batch("nobody")[0] == 2
 
 
+def test_a_timeout_ends_it() -> None:
+    status, out, err = batch("hang", "--timeout", "2", "-ex", "c", "-ex", "s")
+    assert status == 124 and "The run is over: no end after 2 s" in out and err == "pyvmm: timeout: no end after 2 s\n"
+
+
 def test_files_and_commands_keep_their_order(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("echo two\n")
     status, out, _ = batch("hello", "-ex", "echo one", "-x", str(tmp_path / "script"), "-ex", "echo three")

@@ -29,6 +29,7 @@ _CHANGES = 6  # of devices
 _REGISTERS = 5  # lines of registers
 _TAIL = 3  # lines of console
 _ENDS = {events.POWEROFF: "it has switched itself off", events.RESET: "it has reset itself", events.DEBUG_EXIT: "it wants to exit"}
+_OVER = (events.TIMEOUT, events.QUIT, events.KVM_ERROR, events.VMM_ERROR)  # the machine itself is gone
 _CLOCKWORK = {("rtc", "offset"), ("rtc", "seen"), ("rtc", "half_periods"), ("rtc", "flags"), ("acpi-pm", "half_periods")}
 
 
@@ -110,6 +111,8 @@ def _watched(session: Session, number: int, breakpoint: Any) -> str:
 
 
 def _sentence(session: Session, stop: Stop) -> str:
+    if stop.why == stops.END and stop.verdict is not None and stop.verdict.kind in _OVER:
+        return f"The run is over: {_verdict(stop)}. Nothing is left to be looked at."
     if stop.why == stops.END:
         return f"The guest has ended: {_verdict(stop)}. back (bs) leads into its past." if _verdict(stop) else "The end of what is known."
     if stop.why == stops.CRASHED:
