@@ -314,7 +314,11 @@ class Mechanisms:
         return numbers, address or pc
 
     def overdue(self, index: int) -> bool:
-        """Whether something that waits for its page need not wait any more: asked behind exits."""
+        """Whether to stop and choose anew: the guest has loaded something over what is planted, or what waits for its page need not wait
+        any more. Asked behind exits."""
+        read = self.machine.memory.read
+        if any(each.old and read(each.gpa, 1) != each.byte for each in self._planted.values()):
+            return True
         if not self._waiting:
             return False
         sregs = self.machine.vcpus[index].get_sregs()
