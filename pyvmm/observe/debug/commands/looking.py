@@ -86,7 +86,7 @@ def _history(session: Session, line: Line) -> Reply:
         lines.append(line.style.here(shown) if which == now else shown)
         data.append({"exit": which, "vcpu": record.vcpu, "time": record.time, "text": text})
     if not lines:
-        lines.append("no exit has happened yet: step goes to the first")
+        lines.append("no exit is known yet: step goes to the next")
     elif now < subject.last.exit and last < subject.last.exit:
         lines.append(line.style.label(f"   {'':>6}  ... up to exit {subject.last.exit}: there is a future that is known; goto end"))
     return Reply(text="\n".join(lines), data=data)
