@@ -36,6 +36,7 @@ class Witness:
 
     def __init__(self, machine: Machine, watched: Recorder, memory: bool) -> None:
         self.machine, self.recorder, self.memory = machine, watched, memory
+        self.last = b""  # memory when all was over
         self.seen: dict[int, tuple[bytes, dict[str, object], dict[str, object], bytes]] = {}
         for vcpu, loop in zip(machine.vcpus, machine.runloops, strict=True):
             loop.observe(Observer(after=lambda reason, vcpu=vcpu: self._look(vcpu)))  # type: ignore[misc]
@@ -81,6 +82,7 @@ def record(config: Config, path: Path, name: str, memory: bool = True, typed: by
             watched.attach(machine)
             witness = Witness(machine, watched, memory)
             reason = machine.run(LIMIT)
+            witness.last = ram_digest(machine)
     finally:
         watched.close(reason)
         for end in (keyboard, console.in_fd):
@@ -123,6 +125,8 @@ def test_every_exit_is_what_the_machine_was(name: str, tmp_path: Path) -> None:
         assert recording.note == ""
         assert recording.end is not None and recording.end["kind"] == reason.kind
         assert len(witness.seen) > 20
+        assert replayed_digest(recording, recording.count) == witness.last
+        assert recording.keyframes[-1] == recording.count
         assert compare(recording, witness, memory=True) == len([number for number in witness.seen if number % STRIDE == 0])
         player = Player(recording)
         stop = player.run()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from time import monotonic_ns, time_ns
 
-from pyvmm import __version__
+from pyvmm import __version__, events
 from pyvmm.exits import freeze
 from pyvmm.kvm import state as kvm_state
 from pyvmm.kvm import structs, uapi
@@ -49,6 +49,7 @@ KEYFRAME_BACKLOG = 8 << 20
 _BUFFER = 64 << 10
 _TOOK_MAX = (1 << 32) - 1
 _TURN_SECONDS = 0.1  # how often a vCPU that waits for its turn looks whether the run is over
+_AT_AN_EXIT = (events.POWEROFF, events.RESET, events.DEBUG_EXIT, events.CRASH, events.HALTED, events.WAKE)
 _DATA = structs.RUN_MMIO_DATA
 _RIP = structs.RUN_SYNC_REGS // 8 + 16
 _IO, _IO_COUNT, _IO_DATA = structs.RUN_IO_DIRECTION // 4, structs.RUN_IO_COUNT // 4, structs.RUN_IO_DATA_OFFSET // 4
@@ -276,12 +277,17 @@ class Run:
 
     # --- at the end --------------------------------------------------------------------------------------------------
     def finish(self) -> int:
-        """The run is over, the machine lock held. Adds exits that nobody could answer; returns how many there were."""
+        """The run is over, the machine lock held. Adds exits that nobody could answer; returns how many there were.
+
+        The last thing is a keyframe, as the end is what people look at, unless the guest was stopped somewhere between exits.
+        """
         self.rest = bytes(self._sent)
         for cpu in self._cpus:
             if cpu.busy:
                 self._add_unanswered(cpu)
         self._flush()
+        if len(self._cpus) == 1 and self.machine.reason is not None and self.machine.reason.kind in _AT_AN_EXIT:
+            self._keyframe()
         self.close()
         return self.count
 
@@ -293,9 +299,11 @@ class Run:
     def _add_unanswered(self, cpu: Cpu) -> None:
         """A crash; or a device ended the run from within its handler."""
         self.count += 1
-        self._buffer += format.ENTRY.pack(
-            cpu.index, format.SYSTEM, 0, len(cpu.frozen), 0, 0, cpu.came - self.began, cpu.came - cpu.left, cpu.rip
-        ) + cpu.frozen + cpu.sync.take()  # fmt: skip
+        cpu.regs, cpu.busy = cpu.sync.take(), False
+        patches = self._ram.patches() if self._ram.exact else b""
+        flags = format.SYSTEM | (format.PATCHES if patches else 0)
+        head = _PACK(cpu.index, flags, 0, len(cpu.frozen), 0, 0, cpu.came - self.began, cpu.came - cpu.left, cpu.rip)
+        self._buffer += head + cpu.frozen + cpu.regs + (_sized(patches) if patches else b"")
 
 
 class Cpu:
