@@ -353,6 +353,8 @@ class Control:
             self._hit(index, *found, passed=reason == uapi.KVM_EXIT_MMIO)
             return True
         if reason == uapi.KVM_EXIT_INTERNAL_ERROR and self.mechanisms.protecting:
+            vcpu = self.machine.vcpus[index]
+            vcpu.set_regs(vcpu.get_regs())  # drops the #UD that KVM has made pending
             self._unwritten.add(index)
             self.event(Event(why=""))
             return True
