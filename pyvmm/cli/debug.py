@@ -148,9 +148,8 @@ class Debugged(Run):
         finally:
             self._end(live, machine)
             thread.join()
-            for leave in self.leavers:
-                leave(machine)
-        return ended[0] if ended else StopReason(kind="quit")
+            self.left(machine, ended[0])
+        return ended[0]
 
     def _converse(self, live: Live, machine: Machine) -> None:
         session = Session(

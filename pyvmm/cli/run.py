@@ -187,6 +187,15 @@ class Session:
             say("[paused; Ctrl-A p goes on]")
         gc.enable()  # cli.entry turned it off for the start
         reason = machine.run(timeout, paused)
+        self.left(machine, reason)
+        if reason.kind == events.CRASH:
+            reason = reason.replace(report=crash_report(machine, reason))
+        if self.config.list_unclaimed:
+            say_lines(_unclaimed(machine))
+        return reason
+
+    def left(self, machine: Machine, reason: StopReason) -> None:
+        """The run of a machine is over. Ends the process when a thread of it hangs."""
         for leave in self.leavers:
             leave(machine)
         if machine.hung:
@@ -196,11 +205,6 @@ class Session:
             self.finished(reason)
             say(f"pyvmm: {reason.detail}; {machine.stuck}")
             os._exit(status.of(reason))
-        if reason.kind == events.CRASH:
-            reason = reason.replace(report=crash_report(machine, reason))
-        if self.config.list_unclaimed:
-            say_lines(_unclaimed(machine))
-        return reason
 
     def _take_terminal(self) -> None:
         kinds = [each.kind for each in self.config.serials] + [each.backend.kind for each in self.config.chardevs]
