@@ -13,7 +13,7 @@ Entry = tuple[str, int, int, int, int, int]
 
 
 def executable(code: bytes, entries: list[Entry], *, wide: bool = True, linear: int, physical: int, memory: int = 0) -> bytes:
-    """One segment with ``code``, ``memory`` bytes long or as long as the code, and the symbols; entered at its start. Without code: names only."""
+    """One segment with ``code``, ``memory`` bytes long or as long as the code, and symbols; entered at its start. No code: names only."""
     names = b"\0" + b"".join(entry[0].encode() + b"\0" for entry in entries)
     table = bytes(24 if wide else 16)
     for name, value, size, kind, binding, home in entries:

@@ -23,7 +23,8 @@ def nics(*wires: Wire) -> Nics:
     loop: Any = FakeLoop()
     loop.make_timer = FakeTime().make_timer
     clock = GuestClock(loop)
-    machine: Any = SimpleNamespace(memory=GuestMemory(1 << 20), loop=loop, clock=clock, netdevs={wire.name: wire for wire in wires})
+    named = {wire.name: wire for wire in wires}
+    machine: Any = SimpleNamespace(memory=GuestMemory(1 << 20), loop=loop, clock=clock, netdevs=named, coalesced=None)
     return Nics(machine)
 
 
