@@ -176,6 +176,8 @@ class Session:
         for warning in machine.warnings:
             say(f"pyvmm: warning: {warning}")
         self._take_terminal()
+        if paused:
+            machine.pause()  # now: an observer may let gdb in, which resumes it
         for observe in self.observers:
             observe(machine)
         if self.seal is not None:
@@ -186,7 +188,7 @@ class Session:
         if paused and self.terminal is not None:
             say("[paused; Ctrl-A p goes on]")
         gc.enable()  # cli.entry turned it off for the start
-        reason = machine.run(timeout, paused)
+        reason = machine.run(timeout)
         self.left(machine, reason)
         if reason.kind == events.CRASH:
             reason = reason.replace(report=crash_report(machine, reason))
