@@ -6,8 +6,8 @@
              final; what has changed in devices and, for small guests, in memory; console output. All of it goes into a buffer of bytes.
 
 The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits or KEYFRAME_NS have passed since the last,
-but not sooner than twice the time the last one took (so keyframes take at most a third of the time), nor while the writer has more
-than KEYFRAME_BACKLOG bytes to pack; and never while the guest makes no exit.
+but not sooner than three times what the last one took, the writer's share included where that has no CPU of its own (so keyframes take at
+most a quarter of the time), nor while the writer has more than KEYFRAME_BACKLOG bytes to pack; and never while the guest makes no exit.
 
 Exits of several vCPUs are seen one after the other: who comes second waits until the first is through. Memory is looked at with
 all vCPUs out of the guest.
@@ -143,7 +143,7 @@ class Run:
         pause_factor: for how many times the time it took the next keyframe must wait.
     """
 
-    pause_factor = 2
+    pause_factor = 3
 
     def __init__(self, machine: Machine, writer: Writer, count: int, began: int, fresh: bool) -> None:
         self.machine = machine
@@ -160,7 +160,7 @@ class Run:
         self._cpus = [Cpu(self, index) for index in range(len(machine.vcpus))]
         self._turn = Lock() if len(self._cpus) > 1 else None
         self._key_count = count
-        self._key_due = self._key_earliest = 0
+        self._key_due = self._key_earliest = self._spent = 0
         self._undo: list[Callable[[], None]] = [self._ram.close, self._states.close]
         self._tap_console()
         try:
@@ -273,7 +273,8 @@ class Run:
         now = monotonic_ns()
         self._key_count = self.count
         self._key_due = now + KEYFRAME_NS
-        self._key_earliest = now + self.pause_factor * (now - began)
+        spent, self._spent = self._writer.spent - self._spent, self._writer.spent
+        self._key_earliest = now + self.pause_factor * (now - began + spent)
 
     # --- at the end --------------------------------------------------------------------------------------------------
     def finish(self) -> int:
