@@ -222,6 +222,13 @@ def selftest(found: dict[str, str]) -> None:
     assert "NIC Link is Up 1000 Mbps Full Duplex" in found["log"] and "NIC Link is Down" in found["log"], found["log"]
 
 
+def answered(text: str, echoes: int) -> None:
+    """Every echo request this kernel has sent was answered. ping itself, once all are sent, waits for two round trips and no longer."""
+    names, values = (line.split()[1:] for line in text.splitlines() if line.startswith("Icmp:"))
+    counters = dict(zip(names, map(int, values), strict=True))
+    assert (counters["OutEchos"], counters["InEchoReps"]) == (echoes, echoes), text
+
+
 def sniffed(dump: Path) -> None:
     """What went over the wire of eth0 was right, after all offloads."""
     seen = pcapfile.examine(dump)
@@ -249,6 +256,7 @@ ping -q -c $PINGS -i 0.01 10.5.0.2 & pinger=$!
     + TRAFFIC
     + """
 wait $reader; wait $pinger
+section answered; sleep 3; grep Icmp: /proc/net/snmp
 section again; ping -q -c 20 -i 0.01 10.5.0.2; ping -q -c 20 -i 0.01 10.0.2.2
 section interrupts; cat /proc/interrupts
 section warnings; dmesg -r | sed -n 's/^<[0-4]>//p'
@@ -270,7 +278,8 @@ def test_both_cards_and_a_disk_on_one_line(server: Server, tmp_path: Path) -> No
     assert found["load"].split() == ["e1000", "eth0", "virtio_net", "eth1"], found["load"]
     moved(found, server)
     whole = "".join(found[name] for name in ("wire", "get", "put"))
-    pinged(whole, PINGS)
+    assert f"{PINGS} packets transmitted" in whole, whole
+    answered(found["answered"], PINGS)
     assert "2000+0 records in" in whole and "\ndisk" in whole, whole
     pinged(found["again"], 20, 20)
     assert re.search(r"IO-APIC +\d+-fasteoi .*(?=.*virtio0)(?=.*virtio1).*eth0", found["interrupts"]), found
