@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pyvmm.snapshot.pages import Tracked
     from pyvmm.snapshot.quiesce import Quiet
 
-KICK = signal.SIGUSR1  # blocked in vCPU threads except inside KVM_RUN, so it needs no handler
+KICK = signal.SIGRTMIN  # blocked in vCPU threads but inside KVM_RUN: no handler. Nobody sends it to a process; it would be lost here
 _ALL_SIGNALS = (1 << 64) - 1
 _MTRR_DEF_TYPE = 0x2FF
 _MTRR_WRITE_BACK = 0x806  # enabled, default type write-back: what firmware leaves behind (SDM Vol 3A 12.11.2.1)

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from pyvmm.cli.monitor import AtTerminal
     from pyvmm.events import StopReason
 
-# What ends a process by default and may come from outside: each must give the terminal back first. SIGUSR1 is also the
-# machine's kick, but that is sent to vCPU threads, which never run handlers.
+# What ends a process by default and may come from outside: each must give the terminal back first.
 _STOP_SIGNALS = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
 )  # fmt: skip

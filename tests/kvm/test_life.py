@@ -189,7 +189,7 @@ def test_a_storm_of_signals_whose_handlers_pause_and_resume(tmp_path: Path) -> N
 
 
 def test_a_kick_from_outside_is_no_end(tmp_path: Path) -> None:
-    """SIGUSR1 sent by somebody else to a vCPU's thread only takes it out of KVM_RUN for a moment."""
+    """A kick sent by somebody else to a vCPU's thread only takes it out of KVM_RUN for a moment."""
     with vm.flat(bytes.fromhex("ff0500002000 ebf8"), tmp_path) as (machine, _), vm.running(machine):
         wait_until(lambda: machine._idents[0], "the vCPU's thread", 30)
         for _ in range(CYCLES):
