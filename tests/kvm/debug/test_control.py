@@ -402,5 +402,8 @@ def test_history_and_breakpoints_with_two_processors(tmp_path: Path) -> None:
         control.on_exits = lambda records: told.extend(record.number for record in records)
         control.breakpoints.add(Breakpoint(kind=ADDRESS, first=INC, last=INC, ignore=40))
         assert control.run().why == subject.BREAKPOINT
+        parking = control.machine.parking
+        with parking:  # a vCPU that is about to tell counts as standing still
+            parking.wait_for(lambda: told[-1:] == [control.number], 30)
         assert told == list(range(1, control.number + 1)) and control.number >= 30
         assert control.run(until=control.number + 100).why in (subject.EXIT, subject.BREAKPOINT)

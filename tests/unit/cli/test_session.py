@@ -39,14 +39,18 @@ class FakeMachine:
         self.stopped: list[int] = []
         self.ran: tuple[float | None, bool] | None = None
         self.closed = False
+        self.paused = False
         self.hung = False
         self.vcpus: list[Any] = []
         self.ports, self.mmio = Bus("pio", 1 << 16), Bus("mmio", 1 << 64)
         FakeMachine.made.append(self)
         FakeMachine.while_building()
 
-    def run(self, timeout: float | None, paused: bool) -> StopReason:
-        self.ran = timeout, paused
+    def pause(self) -> None:
+        self.paused = True
+
+    def run(self, timeout: float | None) -> StopReason:
+        self.ran = timeout, self.paused
         if self.stopped:
             return StopReason(kind=events.QUIT, value=self.stopped[0])
         step = FakeMachine.script.pop(0)
