@@ -18,6 +18,7 @@ from pyvmm.observe.debug.control import Control
 from pyvmm.observe.debug.subject import ExitRecord, Moment, SubjectError
 from tests.support import replay
 from tests.support.debugged import BASE, COUNTER, INC, INSTRUCTIONS, JMP, MOV_AL, NOP, OUT, controlled, counter, guest, rip, rounds
+from tests.support.process import wait_until
 from tests.support.vm import DEBUG_EXIT, HANG, flat
 
 pytestmark = pytest.mark.kvm
@@ -402,8 +403,6 @@ def test_history_and_breakpoints_with_two_processors(tmp_path: Path) -> None:
         control.on_exits = lambda records: told.extend(record.number for record in records)
         control.breakpoints.add(Breakpoint(kind=ADDRESS, first=INC, last=INC, ignore=40))
         assert control.run().why == subject.BREAKPOINT
-        parking = control.machine.parking
-        with parking:  # a vCPU that is about to tell counts as standing still
-            parking.wait_for(lambda: told[-1:] == [control.number], 30)
+        wait_until(lambda: told[-1:] == [control.number], "word of the last exit", 30)  # who is about to tell counts as standing still
         assert told == list(range(1, control.number + 1)) and control.number >= 30
         assert control.run(until=control.number + 100).why in (subject.EXIT, subject.BREAKPOINT)
