@@ -155,7 +155,7 @@ class Cards:
         options = BlkOptions(
             serial=config.get("serial") or "".join(serials),
             queues=config.number("num-queues", 1, 1, MAX_QUEUES),
-            queue_size=_power(config, "queue-size", 256, 4, MAX_QUEUE_SIZE),
+            queue_size=_power(config, "queue-size", 512, 4, MAX_QUEUE_SIZE),
             logical=logical,
             physical=physical,
             min_io=_multiple(config, "min_io_size", logical, 0xFFFF * logical),

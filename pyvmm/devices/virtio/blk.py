@@ -81,7 +81,8 @@ class BlkOptions(FrozenRecord):
     Fields:
         serial: up to 20 bytes, the rest is cut off.
         queues: 1 or more.
-        queue_size: descriptors, a power of two from 4.
+        queue_size: descriptors, a power of two from 4. Linux makes requests of up to two pages fewer, and of 1 MiB as a rule: with
+            256 each of those would be cut in two.
         logical, physical: block sizes in bytes, powers of two from 512.
         min_io, opt_io: bytes the driver should read and write at least, at best; 0 for no opinion.
         write_cache: whether the guest finds the write cache on; None as the backend has it.
@@ -90,7 +91,7 @@ class BlkOptions(FrozenRecord):
 
     serial: str = ""
     queues: int = 1
-    queue_size: int = 256
+    queue_size: int = 512
     logical: int = 512
     physical: int = 512
     min_io: int = 0
