@@ -150,7 +150,7 @@ def test_memory_of_several_vcpus_is_that_of_the_exit(tmp_path: Path) -> None:
 def test_a_large_guest_has_its_memory_at_keyframes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ram, "SMALL_PAGES", 1)
     monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 10)
-    monkeypatch.setattr(recorder.Run, "pause_factor", 0)
+    monkeypatch.setattr(recorder.Run, "patience", (0, 0))
     config = Options(["multiboot", "-m", "2M"]).config
     assert config is not None
     witness, _, _ = record(config, tmp_path / "s.pvm", "multiboot")
@@ -165,7 +165,7 @@ def test_a_large_guest_has_its_memory_at_keyframes(tmp_path: Path, monkeypatch: 
 def test_keyframes_come_by_count_and_share_what_did_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 20)
     monkeypatch.setattr(recorder, "KEYFRAME_NS", 1 << 60)
-    monkeypatch.setattr(recorder.Run, "pause_factor", 0)
+    monkeypatch.setattr(recorder.Run, "patience", (0, 0))
     config = Options(["multiboot", "-m", "2M"]).config
     assert config is not None
     witness, _, _ = record(config, tmp_path / "s.pvm", "multiboot")
@@ -247,7 +247,7 @@ def test_a_recording_from_inside_the_sandbox(tmp_path: Path) -> None:
 def test_keyframes_of_several_vcpus(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stops the others; they wait for their turn, or are in the guest, or halted."""
     monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 3)
-    monkeypatch.setattr(recorder.Run, "pause_factor", 0)
+    monkeypatch.setattr(recorder.Run, "patience", (0, 0))
     if not small:
         monkeypatch.setattr(ram, "SMALL_PAGES", 1)
     config = Options(["smp", "-m", "2M", "-no-reboot"]).config
@@ -269,7 +269,7 @@ def test_two_vcpus_that_exit_all_the_time(small: bool, tmp_path: Path, monkeypat
     if not small:
         monkeypatch.setattr(ram, "SMALL_PAGES", 1)
         monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 2)
-        monkeypatch.setattr(recorder.Run, "pause_factor", 0)
+        monkeypatch.setattr(recorder.Run, "patience", (0, 0))
     path = tmp_path / "s.pvm"
     watched = Recorder(str(path), "two", [])
     with flat(code, tmp_path, smp=2) as (machine, _):

@@ -5,9 +5,10 @@
     after    the answer; KVM_RUN with immediate_exit, which completes the access, so that the registers KVM leaves in the run page are
              final; what has changed in devices and, for small guests, in memory; console output. All of it goes into a buffer of bytes.
 
-The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits or KEYFRAME_NS have passed since the last,
-but not sooner than three times what the last one took, the writer's share included where that has no CPU of its own (so keyframes take at
-most a quarter of the time), nor while the writer has more than KEYFRAME_BACKLOG bytes to pack; and never while the guest makes no exit.
+The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits have passed since the last, but not sooner than
+``patience[0]`` times what the last one took, the writer's share included where that has no CPU of its own: keyframes take at most a quarter
+of the time. Or when KEYFRAME_NS have passed, but not sooner than ``patience[1]`` times what it took: those that only time asks for take at
+most a tenth. Not while the writer has more than KEYFRAME_BACKLOG bytes to pack; never while the guest makes no exit.
 
 Exits of several vCPUs are seen one after the other: who comes second waits until the first is through. Memory is looked at with
 all vCPUs out of the guest.
@@ -140,10 +141,10 @@ class Run:
     Attributes:
         count: exits so far, those of machines before it included.
         rest: what the first serial port sent after the last exit.
-        pause_factor: for how many times the time it took the next keyframe must wait.
+        patience: for how many times the time a keyframe took the next must wait that is due by exits, and that is due by time.
     """
 
-    pause_factor = 3
+    patience = (3, 9)
 
     def __init__(self, machine: Machine, writer: Writer, count: int, began: int, fresh: bool) -> None:
         self.machine = machine
@@ -272,9 +273,10 @@ class Run:
         self._writer.keyframe(self.count, state, self._ram.pages(), fresh)
         now = monotonic_ns()
         self._key_count = self.count
-        self._key_due = now + KEYFRAME_NS
         spent, self._spent = self._writer.spent - self._spent, self._writer.spent
-        self._key_earliest = now + self.pause_factor * (now - began + spent)
+        took = now - began + spent
+        self._key_earliest = now + self.patience[0] * took
+        self._key_due = now + max(KEYFRAME_NS, self.patience[1] * took)
 
     # --- at the end --------------------------------------------------------------------------------------------------
     def finish(self) -> int:
