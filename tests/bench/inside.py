@@ -1,9 +1,9 @@
 """One pyvmm machine measured from inside, in a process of its own: the run alone, without start-up.
 
-    python -m tests.bench.inside IMAGE FORMAT [--count] [--spin INTERVAL]
+    python -m tests.bench.inside IMAGE FORMAT [--count] [--spin INTERVAL] [--watch HOW]
 
 Prints "user-space-exits nanoseconds nanoseconds-on-a-CPU"; the exits only with --count, whose counting costs time, else 0. --spin keeps a
-second Python thread busy, with that switch interval in seconds.
+second Python thread busy, with that switch interval in seconds. --watch: with an observer (see WATCHERS).
 """
 
 from __future__ import annotations
@@ -21,6 +21,54 @@ from pyvmm.kvm import uapi
 from pyvmm.machine import Machine
 
 
+def _was_debugged(machine: Machine) -> None:
+    """The debugger with its history was there, made ten exits, and has left."""
+    from pyvmm.observe.debug.live import Live
+
+    live = Live(machine)
+    thread = threading.Thread(target=live.step, args=(10,))
+    def leave() -> None:
+        thread.join()
+        live.close()
+
+    thread.start()
+    threading.Thread(target=leave).start()
+
+
+def _debugged(machine: Machine) -> None:
+    """A debugger without history is there, and runs the guest to its end."""
+    from pyvmm.observe.debug.conditions import Breakpoints
+    from pyvmm.observe.debug.control import Control
+
+    control = Control(machine, Breakpoints())
+    control.attach()
+
+    def run() -> None:
+        control.run()
+        control.detach()
+
+    threading.Thread(target=run).start()
+
+
+def _counted(machine: Machine) -> None:
+    """``pyvmm stat``."""
+    from pyvmm.observe.stats.collect import Collector
+
+    Collector().attach(machine)
+
+
+def _recorded(machine: Machine) -> None:
+    """``pyvmm record``."""
+    from pyvmm.observe.recording.recorder import Recorder
+
+    Recorder("/dev/null", "bench", []).attach(machine)
+
+
+WATCHERS: dict[str, Callable[[Machine], None]] = {
+    "was-debugged": _was_debugged, "debugged": _debugged, "stat": _counted, "record": _recorded,
+}  # fmt: skip
+
+
 def _spin() -> None:
     while True:
         pass
@@ -32,6 +80,7 @@ def main() -> int:
     parser.add_argument("format")
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--spin", type=float)
+    parser.add_argument("--watch", choices=WATCHERS)
     options = parser.parse_args()
     config = Config(boot=BootConfig(kernel=options.image, fmt=options.format), serials=(SerialConfig(kind="file", target="/dev/null"),))
     exits = 0
@@ -52,6 +101,8 @@ def main() -> int:
         if options.spin:
             sys.setswitchinterval(options.spin)
             threading.Thread(target=_spin, daemon=True).start()
+        if options.watch:
+            WATCHERS[options.watch](machine)
         start, cpu = perf_counter_ns(), process_time_ns()
         reason = machine.run(timeout=250)
         took, cpu = perf_counter_ns() - start, process_time_ns() - cpu
