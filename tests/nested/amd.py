@@ -84,11 +84,15 @@ def environment(extra: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def qemu_command(kernel: Path, initrd: Path, console: Path, smp: int, memory: int, results: Path | None) -> list[str]:
+def qemu_command(
+    kernel: Path, initrd: Path, console: Path, smp: int, memory: int, results: Path | None, icount: bool = False
+) -> list[str]:
     # A comma ends an option's value, unless it is doubled.
     shares = [("root", "/", "on")] + ([("results", str(results).replace(",", ",,"), "off")] if results else [])
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    command += ["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt", "-smp", str(smp), "-m", str(memory)]
+    command += ["-accel", f"tcg,thread={'single' if icount else 'multi'}", "-cpu", "max,+svm,+npt", "-smp", str(smp), "-m", str(memory)]
+    if icount:  # an instruction takes 2 ns by every clock in there, however busy this machine is; idle time passes at once
+        command += ["-icount", "shift=1,sleep=off"]
     command += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", _KERNEL_LINE]
     # The kernel's console and the command's output go different ways: nothing a test prints (a guest's own panic,
     # say) is taken for the host's, and nothing the host says gets into the output.
@@ -113,7 +117,7 @@ def run_once(job: Job, options: argparse.Namespace, scratch: Path, base: bytes) 
     console.write_bytes(b"")
     kernel = debian.kernel("generic").vmlinux()
     outcome = emulator.run(
-        qemu_command(kernel, initrd, console, options.smp, options.memory, job.results),
+        qemu_command(kernel, initrd, console, options.smp, options.memory, job.results, options.icount),
         token=token,
         limits=emulator.Limits(options.timeout, min(_BOOT_SECONDS, options.timeout), _SILENCE_SECONDS),
         sink=emulator.to_stdout,
@@ -167,6 +171,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="for boot and command (default 600)")
     parser.add_argument("--memory", type=int, default=4096, metavar="MB")
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="emulated CPUs (default 1: more fail now and then)")
+    parser.add_argument("--icount", action="store_true", help="clocks in there count instructions: figures that noise cannot touch")
     parser.add_argument("--env", action="append", default=[], metavar="K=V")
     parser.add_argument("--once", action="store_true", help=f"no second try when the host locks up: status {AGAIN} then")
     parser.add_argument("--results", type=Path, metavar="DIR", help="shared writable, under the same path")
