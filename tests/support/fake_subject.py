@@ -279,8 +279,8 @@ class FakeSubject:
         self.log.append(f"step_instructions {vcpu} {count}")
         return self._go(count, "instructions")
 
-    def run(self) -> Stop:
-        self.log.append("run")
+    def run(self, only: frozenset[int] = frozenset()) -> Stop:
+        self.log.append("run" if not only else f"run only {sorted(only)}")
         return self._go(-1, "ever")
 
     def goto(self, moment: Moment) -> Stop:

@@ -103,8 +103,10 @@ class Control:
         self._is_over = False
         self._until: int | None = None
         self._stepping = False
+        self._all = frozenset(range(len(machine.vcpus)))
+        self._going = self._all  # who runs; the others are held
         self._reported: dict[int, int] = {}  # vCPU -> linear address of a breakpoint that it has reached and not passed
-        self._arrived = True  # likewise all, wherever they stand: nothing has run since they were put there
+        self._arrived = self._all  # who is at a breakpoint if it stands on one: it has not run since it was put there
         self._unwritten: set[int] = set()  # vCPUs whose write to a read-only page KVM could not emulate
         self._epoch = 0
         self.attached = False
@@ -151,14 +153,18 @@ class Control:
         """Where the machine stands."""
         return Moment(exit=self.number, steps=self.steps)
 
-    def run(self, until: int | None = None) -> Stop:
+    def run(self, until: int | None = None, only: frozenset[int] = frozenset()) -> Stop:
         """On until it stops, at the latest behind exit number ``until``, and returns why.
 
         Several vCPUs may bring it a few exits beyond.
 
+        Args:
+            only: vCPUs that run while the others stand still; empty: all.
+
         Raises:
             SubjectError: the guest has ended, or nobody is attached.
         """
+        self._going = (only & self._all) or self._all
         return self._move(lambda: self._go(until))
 
     def step_instructions(self, vcpu: int, count: int = 1) -> Stop:
@@ -183,7 +189,7 @@ class Control:
         """Somebody has put the machine back to behind exit ``number``: it goes on counting there, and has not ended."""
         self.number, self.steps = number, 0
         self.ending = None
-        self._arrived = True
+        self._arrived = self._all
 
     # --- how a move goes ---------------------------------------------------------------------------------------------
     def _move(self, act: Callable[[], Stop]) -> Stop:
@@ -222,13 +228,13 @@ class Control:
     def _pass(self) -> None:
         """Steps over the breakpoints at which vCPUs stand, and over writes that KVM cannot emulate."""
         self._write()
-        reported, self._reported = self._reported, {}
-        arrived, self._arrived = self._arrived, False
+        reported, self._reported = self._reported, {at: self._reported[at] for at in self._reported.keys() - self._going}
+        arrived, self._arrived = self._arrived & self._going, self._arrived - self._going
         if reported or arrived and self.breakpoints.in_guest():
             addresses = {each.first for each in self.breakpoints.in_guest() if each.kind == ADDRESS}
-            for index in range(len(self.machine.vcpus)):
+            for index in sorted(self._going):
                 here = self._linear(index)
-                if here in addresses and (arrived or reported.get(index) == here):
+                if here in addresses and (index in arrived or reported.get(index) == here):
                     self.mechanisms.prepare(index)
                     self._do_steps(index, 1)
 
@@ -257,7 +263,7 @@ class Control:
         self.mechanisms.arm()
         with self.machine.parking:
             if not self._events:
-                self._standstill.release()
+                self._standstill.release(self._all - self._going)
         with self._news:
             self._news.wait_for(lambda: self._eventful() or self._is_over)
         self._standstill.wait()

@@ -174,9 +174,9 @@ class Forward:
         self._vcpu(vcpu)
         return self.control.step_instructions(vcpu, count)
 
-    def run(self) -> Stop:
+    def run(self, only: frozenset[int] = frozenset()) -> Stop:
         """See Subject."""
-        return self.control.run()
+        return self.control.run(only=only)
 
     def goto(self, moment: Moment) -> Stop:
         """See Subject; forward only."""

@@ -226,10 +226,12 @@ class GdbTarget:
 
     # --- moving ------------------------------------------------------------------------------------------------------
     def resume(self, actions: dict[int, str], stopped: Stopped) -> None:
-        """See Target. A step moves one vCPU and no other; else all go on."""
+        """See Target. A step moves one vCPU and no other."""
         stepping = [vcpu for vcpu, action in actions.items() if action == target.STEP]
         if stepping:
             self._move(lambda found: found.step_instructions(stepping[0]), stopped)
+        elif len(actions) < self.vcpus():  # scheduler-locking
+            self._move(lambda found: found.run(frozenset(actions)), stopped)
         else:
             self._move(_run, stopped)
 

@@ -188,9 +188,11 @@ class Live(Forward):
         """See Subject."""
         return self.move(lambda: self._forward(self.history.position + count))
 
-    def run(self) -> Stop:
-        """See Subject."""
-        return self.move(lambda: self._forward(None))
+    def run(self, only: frozenset[int] = frozenset()) -> Stop:
+        """See Subject. SubjectError: only some, in the past, in which all did what they did."""
+        if only and len(only) < self.vcpus and self.history.reliving:
+            raise SubjectError("in the past all processors go on: let them (set scheduler-locking off), or go to the present first")
+        return self.move(lambda: self._forward(None, only))
 
     def step_instructions(self, vcpu: int, count: int = 1) -> Stop:
         """See Subject."""
@@ -217,7 +219,7 @@ class Live(Forward):
         self._stop = stop
         return stop
 
-    def _forward(self, target: int | None) -> Stop:
+    def _forward(self, target: int | None, only: frozenset[int] = frozenset()) -> Stop:
         """To behind exit ``target``, or to a breakpoint before."""
         if self.history.reliving and not self.breakpoints.in_guest():
             stop = self._look_forward(target)
@@ -228,12 +230,12 @@ class Live(Forward):
             return ended
         self.history.enough = -1
         self.history.resume()
-        return self.landed(self.go(target), executed=True)
+        return self.landed(self.go(target, only), executed=True)
 
-    def go(self, target: int | None) -> Stop:
+    def go(self, target: int | None, only: frozenset[int] = frozenset()) -> Stop:
         """``Control.run``, and what it has told the history by then: a vCPU that is about to counts as standing still. For this package."""
         control, machine = self.control, self.machine
-        stop = control.run(until=target)
+        stop = control.run(until=target, only=only)
         with machine.parking:
             machine.parking.wait_for(lambda: self.history.told == control.number or machine.reason is not None)
         return stop

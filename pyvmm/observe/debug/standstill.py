@@ -42,11 +42,13 @@ class Standstill:
 
     Attributes:
         on: whether the vCPUs are to stand still.
+        held: vCPUs that stand still while the others run.
     """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.on = False
+        self.held: frozenset[int] = frozenset()
         self._inner = [loop.interrupted for loop in machine.runloops]
         self._job: _Job | None = None
 
@@ -82,10 +84,10 @@ class Standstill:
         self.machine.hold(True)
         self.machine.hold(False)
 
-    def release(self) -> None:
-        """Lets them go."""
+    def release(self, held: frozenset[int] = frozenset()) -> None:
+        """Lets them go, but for those held: until the next ``release``."""
         with self.machine.parking:
-            self.on = False
+            self.on, self.held = False, held
             self.machine.parking.notify_all()
 
     def do(self, index: int, act: Callable[[], Any], enough: Callable[[], object] = lambda: False) -> Any:
@@ -114,7 +116,7 @@ class Standstill:
         """In place of the machine's answer to EINTR. Returns True when the run is over."""
         while not self._inner[index]():
             with self.machine.parking:
-                if not self.on:  # asked after the machine has forgotten earlier kicks: a later one ends the next KVM_RUN
+                if not self._stands(index):  # asked after the machine has forgotten earlier kicks: a later one ends the next KVM_RUN
                     return False
             self.machine.stand(True)
             try:
@@ -124,6 +126,9 @@ class Standstill:
                 self.machine.stand(False)
         return True
 
+    def _stands(self, index: int) -> bool:
+        return self.on or index in self.held
+
     def _work(self, index: int) -> bool:
         """Waits for something to do and does it. Returns False when there is no more reason to stand."""
         machine = self.machine
@@ -132,7 +137,7 @@ class Standstill:
             return self._job is not None and self._job.index == index and not self._job.begun
 
         with machine.parking:
-            machine.parking.wait_for(lambda: not self.on or machine.reason is not None or wanted())
+            machine.parking.wait_for(lambda: not self._stands(index) or machine.reason is not None or wanted())
             job = self._job
             if machine.reason is not None or job is None or not wanted():
                 return False

@@ -179,8 +179,8 @@ if TYPE_CHECKING:
         def step_instructions(self, vcpu: int, count: int = 1) -> Stop:
             """On by ``count`` instructions of one vCPU; the others stand still."""
 
-        def run(self) -> Stop:
-            """Until a breakpoint, the end, or ``interrupt``."""
+        def run(self, only: frozenset[int] = frozenset()) -> Stop:
+            """Until a breakpoint, the end, or ``interrupt``. ``only``: vCPUs that run while the others stand still; empty: all."""
 
         def goto(self, moment: Moment) -> Stop:
             """There, in either direction; without breakpoints."""

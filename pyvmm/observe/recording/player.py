@@ -209,8 +209,10 @@ class Player:
         """See Subject."""
         return self._move(lambda: self._search(range(self._state.exit + 1, min(self._state.exit + count, self.recording.count) + 1), count))
 
-    def run(self) -> Stop:
-        """See Subject."""
+    def run(self, only: frozenset[int] = frozenset()) -> Stop:
+        """See Subject. SubjectError: only some; the others' exits are in here as well."""
+        if only and len(only) < self.vcpus:
+            raise SubjectError("in a recording all processors go on: set scheduler-locking off")
         return self._move(lambda: self._search(range(self._state.exit + 1, self.recording.count + 1)))
 
     def step_instructions(self, vcpu: int, count: int = 1) -> Stop:

@@ -384,6 +384,22 @@ def test_steps_move_one_processor(tmp_path: Path) -> None:
             assert rip(control, 1) == still
 
 
+def test_one_processor_goes_on_while_the_other_is_held(tmp_path: Path) -> None:
+    with rounds(tmp_path, smp=2) as control:
+        start_both(control)
+        control.run(until=10)
+        still = bytes(control.machine.vcpus[1].get_regs())
+        stop = control.run(until=control.number + 50, only=frozenset({0}))
+        assert (stop.why, stop.vcpu) == (subject.EXIT, 0) and bytes(control.machine.vcpus[1].get_regs()) == still
+        control.breakpoints.add(Breakpoint(kind=ADDRESS, first=MOV_AL, last=MOV_AL))
+        for _ in range(3):
+            stop = control.run(only=frozenset({0}))
+            assert (stop.why, stop.vcpu, rip(control, 0)) == (subject.BREAKPOINT, 0, MOV_AL)
+            assert bytes(control.machine.vcpus[1].get_regs()) == still
+        seen = {control.run().vcpu for _ in range(20)}
+        assert seen == {0, 1}
+
+
 def test_a_watchpoint_with_two_processors(tmp_path: Path) -> None:
     with rounds(tmp_path, smp=2) as control:
         start_both(control)

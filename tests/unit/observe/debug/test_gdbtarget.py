@@ -147,6 +147,13 @@ def test_steps_and_the_way_back() -> None:
     assert it.moved(it.target.reverse_continue).reason == target.HISTORY_BEGIN and it.rip == BASE
 
 
+def test_scheduler_locking_holds_the_others() -> None:
+    it = Debugged()
+    it.holder.vcpus = 2
+    it.moved(lambda stopped: it.target.resume({1: target.CONTINUE}, stopped))
+    assert it.subject.log == ["run only [1]"]
+
+
 def test_the_end_is_shown_before_it_comes_where_one_can_go_back() -> None:
     it = Debugged()
     event = it.go()
