@@ -11,10 +11,13 @@ import signal
 
 import pytest
 
+from tests.support import reseed
+
 pytest_plugins = ["pyvmm.testing"]  # --require-kvm is the plugin's; an installed pyvmm has loaded it already, by the same name
 
 
 def pytest_configure() -> None:
+    reseed.apply()
     # A runner started by nohup ignores SIGHUP, a shell's background job SIGINT and SIGQUIT, and so would the processes whose
     # reaction to them is tested. (A handler, as SIGINT gets here, becomes the default in a child.)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP):
