@@ -116,10 +116,11 @@ def run_once(job: Job, options: argparse.Namespace, scratch: Path, base: bytes) 
     console = scratch / "console.log"
     console.write_bytes(b"")
     kernel = debian.kernel("generic").vmlinux()
+    patience = 10 if options.icount else 1  # it is slower, and chosen where other work keeps this machine busy
     outcome = emulator.run(
         qemu_command(kernel, initrd, console, options.smp, options.memory, job.results, options.icount),
         token=token,
-        limits=emulator.Limits(options.timeout, min(_BOOT_SECONDS, options.timeout), _SILENCE_SECONDS),
+        limits=emulator.Limits(options.timeout, min(patience * _BOOT_SECONDS, options.timeout), patience * _SILENCE_SECONDS),
         sink=emulator.to_stdout,
         stderr=scratch / "stderr.log",
         heartbeat=console,
