@@ -1,0 +1,93 @@
+"""The exercises' checks: the reference answers pass, and what one begins with fails with a hint in words.
+
+The answers are here so that they are not beside the questions. Those of lesson 1 are changes of docs/lessons/01/first.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import ROOT
+
+EXERCISES = Path(ROOT) / "docs/lessons/exercises"
+FIRST = Path(ROOT) / "docs/lessons/01/first.py"
+ANSWERS = Path(__file__).parent / "answers"
+FIRST_CODE = """    0xB0, ord("A"),  # mov al, 'A'
+    0xE6, 0xE9,      # out 0xe9, al
+"""
+LOOP = """    0xB0, ord("A"),        # mov al, 'A'
+    0xE6, 0xE9,            # next: out 0xe9, al
+    0xFE, 0xC0,            # inc al
+    0x3C, ord("Z") + 1,    # cmp al, 'Z' + 1
+    0x75, 0xF8,            # jne next
+"""
+READ = """    0xE4, 0x60,  # in al, 0x60
+    0xE6, 0xE9,  # out 0xe9, al
+"""
+ANSWER = """        if not direction:
+            run[offset] = 0x1E
+    elif reason == KVM_EXIT_HLT:
+"""
+OF_FIRST = {
+    "01_1.py": [(FIRST_CODE, FIRST_CODE.replace("'A'", "'H'").replace('"A"', '"H"') + FIRST_CODE.replace('"A"', '"i"'))],
+    "01_2.py": [(FIRST_CODE, LOOP)],
+    "01_3.py": [(FIRST_CODE, READ), ("    elif reason == KVM_EXIT_HLT:\n", ANSWER)],
+}
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Runs all checks in a folder as a student would; the message of each that failed, "" for one that passed."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYVMM_", "COV_"))}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=junit.xml", "--require-kvm", "."]
+    done = subprocess.run(command, cwd=folder, env={**clean, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found: dict[str, str] = {}
+    for case in xml.parse(folder / "junit.xml").iter("testcase"):
+        name = f"{case.get('classname')}.{case.get('name')}"
+        assert case.find("skipped") is None and case.find("error") is None, f"{name}: {done.stdout}"
+        failure = case.find("failure")
+        found[name] = "" if failure is None else failure.get("message", "") + (failure.text or "")
+    return found
+
+
+def folder(where: Path) -> Path:
+    """The exercises as one copies them."""
+    return Path(shutil.copytree(EXERCISES, where / "mine", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@pytest.mark.kvm
+def test_reference_answers_pass(tmp_path: Path) -> None:
+    mine = folder(tmp_path)
+    for name, changes in OF_FIRST.items():
+        text = FIRST.read_text()
+        for old, new in changes:
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (mine / name).write_text(text)
+    shutil.copytree(ANSWERS, mine, dirs_exist_ok=True)
+    found = results(mine)
+    assert {name: message for name, message in found.items() if message} == {}
+    assert len(found) >= len(list(EXERCISES.glob("test_*.py"))) * 2
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("begun", [False, True], ids=["as they are", "begun with first.py"])
+def test_what_one_begins_with_fails_with_a_hint(begun: bool, tmp_path: Path) -> None:
+    mine = folder(tmp_path)
+    for name in OF_FIRST if begun else ():
+        shutil.copy(FIRST, mine / name)
+    for name, message in results(mine).items():
+        assert message, f"{name} passes before anything is done"
+        assert "Traceback" not in message and "assert " not in message, f"{name}: {message}"
+
+
+def test_each_lesson_with_exercises_has_their_checks() -> None:
+    for page in EXERCISES.parent.glob("[0-9]*.md"):
+        assert (EXERCISES / f"test_{page.name[:2]}.py").exists() == ("## Exercises" in page.read_text()), page.name
