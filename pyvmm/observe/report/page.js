@@ -102,11 +102,12 @@ function draw() {
     ink.textAlign = "right";
     ink.fillText(lane.name.length > 22 ? lane.name.slice(0, 21) + "…" : lane.name, LABEL - 8, lane.y + LANE / 2, LABEL - 12);
   });
-  const guest = [], user = [], device = [];
+  const guest = [], user = [], device = [], thread = [];
   lanes.forEach((lane, i) => {
     if (lane.kind === "guest") guest[lane.vcpu] = i;
     if (lane.kind === "user") user[lane.vcpu] = i;
     if (lane.kind === "device") device[lane.device] = i;
+    if (lane.kind === "thread") thread[lane.thread] = i;
   });
   const first = Math.max(lower(times, from) - 64, 0), last = Math.min(lower(times, to) + 64, n);
   for (let i = first; i < last; i++) {
@@ -117,10 +118,7 @@ function draw() {
   }
   for (let i = last; i < n && i < last + 4096; i++)  // a long stay in the guest that began in view
     if (times[i] - inside[i] < to) cover(columns[guest[vcpus[i]]], Math.max(times[i] - inside[i], from), Math.min(times[i], to));
-  for (let i = 0; i < spanTimes.length; i++) {
-    const lane = lanes.findIndex(each => each.kind === "thread" && each.thread === spanLane[i]);
-    cover(columns[lane], spanTimes[i], spanTimes[i] + spanTook[i]);
-  }
+  for (let i = 0; i < spanTimes.length; i++) cover(columns[thread[spanLane[i]]], spanTimes[i], spanTimes[i] + spanTook[i]);
   lanes.forEach((lane, i) => {
     if (lane.kind === "kernel") return kernel(lane);
     const colour = lane.kind === "guest" ? style("--guest") : lane.kind === "user" ? style("--user")
@@ -130,16 +128,22 @@ function draw() {
   ticks(guest);
   mark();
 }
-function axis() {
+function marks() {  // [ns, label] along the axis; a label has the digits that tell it from its neighbours
   const span = to - from, step = 10 ** Math.floor(Math.log10(span / 4));
   const nice = [1, 2, 5, 10].map(each => each * step).find(each => span / each <= Math.max((width - LABEL) / 110, 2)) || step * 10;
+  const [unit, name] = [[1e9, "s"], [1e6, "ms"], [1e3, "µs"]].find(([each]) => to >= each) || [1, "ns"];
+  const digits = Math.max(Math.ceil(Math.log10(unit / nice) - 1e-9), 0), found = [];
+  for (let mark = Math.ceil(from / nice) * nice; mark <= to; mark += nice) found.push([mark, `${(mark / unit + 0).toFixed(digits)} ${name}`]);
+  return found;
+}
+function axis() {
   ink.textAlign = "left";
-  for (let mark = Math.ceil(from / nice) * nice; mark <= to; mark += nice) {
+  for (const [mark, label] of marks()) {
     const x = at(mark);
     ink.fillStyle = style("--line");
     ink.fillRect(x, AXIS - 4, 1, height);
     ink.fillStyle = style("--dim");
-    if (x < width - 60) ink.fillText(time(mark), x + 3, AXIS / 2);
+    if (x < width - 60) ink.fillText(label, x + 3, AXIS / 2);
   }
 }
 function kernel(lane) {  // between two looks at its counters: how many VM exits it dealt with itself, and how long vCPUs slept
