@@ -7,6 +7,7 @@ import os
 from pyvmm.errors import PyvmmError
 from pyvmm.observe.debug import registers
 from pyvmm.observe.debug.commands.info import INFO
+from pyvmm.observe.debug.commands.picture import PICTURES
 from pyvmm.observe.debug.commands.settings import SETTINGS
 from pyvmm.observe.debug.exit_names import NAMES as EXITS
 
@@ -92,6 +93,7 @@ SOURCES: dict[str, Callable[[Session, str], Iterable[str]]] = {
         *_symbols(session, word),
         *_state(session, word),
     ],
+    "picture": lambda session, word: PICTURES,
     "setting": lambda session, word: [name for name, (values, _) in SETTINGS.items() if values],
     "file": _files,
 }

@@ -67,6 +67,7 @@ class ExitRecord(FrozenRecord):
         frozen: ``exits.freeze`` of the run page as KVM left it.
         answer: the bytes user space put there, for a read; else b"".
         rip: where the vCPU was at the exit, as KVM has it (see ``explain.who``).
+        took, inside: nanoseconds user space took to answer, and the vCPU was in KVM_RUN before; -1: only recordings know.
     """
 
     number: int
@@ -75,6 +76,8 @@ class ExitRecord(FrozenRecord):
     frozen: bytes
     answer: bytes = b""
     rip: int = 0
+    took: int = -1
+    inside: int = -1
 
 
 class Stop(Record):

@@ -117,7 +117,8 @@ class Player:
         """See Subject."""
         entry = self._entry(number)
         return ExitRecord(
-            number=number, vcpu=entry.vcpu, time=entry.time, frozen=entry.frozen, answer=entry.answer, rip=entry.rip
+            number=number, vcpu=entry.vcpu, time=entry.time, frozen=entry.frozen, answer=entry.answer, rip=entry.rip, took=entry.took,
+            inside=entry.inside,
         )  # fmt: skip
 
     def explain(self, number: int) -> Explanation:

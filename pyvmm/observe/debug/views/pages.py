@@ -28,15 +28,16 @@ def page_walk(session: Session, linear: int, style: Style) -> tuple[list[str], d
     found = walk(subject.memory, sregs, linear)
     wide = bool(sregs.efer & EFER_LMA or sregs.cr4 & CR4_PAE)
     lines = [f"linear {linear:#x}{session.place(linear)}"]
-    data: dict[str, Any] = {"linear": linear, "gpa": found.gpa, "fault": found.fault, "levels": []}
+    data: dict[str, Any] = {"linear": linear, "gpa": found.gpa, "fault": found.fault, "depth": 0, "levels": []}
     if sregs.cr0 & CR0_PG:
-        kind = f"{5 if sregs.cr4 & CR4_LA57 else 4} levels" if sregs.efer & EFER_LMA else "PAE, 3 levels" if wide else "32 bits, 2 levels"
+        data["depth"] = (5 if sregs.cr4 & CR4_LA57 else 4) if sregs.efer & EFER_LMA else 3 if wide else 2
+        kind = f"{data['depth']} levels" if sregs.efer & EFER_LMA else "PAE, 3 levels" if wide else "32 bits, 2 levels"
         lines.append(f"paging  {kind}, from cr3 {sregs.cr3:#x}")
     else:
         lines.append("paging  is off: linear addresses are physical")
     for table, at, entry in found.steps:
         digits = 16 if wide else 8
-        index = (at & 0xFFF) // (8 if wide else 4)
+        index = _index(linear, table, data["depth"])
         names = _bits(table, entry, wide)
         data["levels"].append({"table": table, "index": index, "gpa": at, "entry": entry, "bits": names})
         head = f"{style.name(f'{table:<5}')} [{index:>4}]  at {at:#x}"
@@ -51,6 +52,12 @@ def page_walk(session: Session, linear: int, style: Style) -> tuple[list[str], d
         lines.append(style.here(f"=> guest physical {found.gpa:#x}{rights}{here}"))
         data["user"], data["writable"] = found.user, found.writable
     return lines, data
+
+
+def _index(linear: int, table: str, depth: int) -> int:
+    """The part of a linear address that chooses an entry of a table (SDM 3A, 4.3 to 4.5); PAE's PDPT has four."""
+    each = 10 if depth == 2 else 9
+    return linear >> 12 + each * ("PT", "PD", "PDPT", "PML4", "PML5").index(table) & (1 << each) - 1
 
 
 def _who(session: Session, gpa: int) -> str:
