@@ -121,7 +121,7 @@ def lies(address: Callable[[int], int], length: int | None = None) -> Flaw:
     def flaw(chance: random.Random, table: list[Entry]) -> None:
         entry = table[chance.randrange(len(table))]
         entry[1] = entry[1] if length is None else length
-        entry[0] = address(entry[1])
+        entry[0] = address(entry[1]) & (1 << 64) - 1  # of a buffer that another flaw made empty, or longer than memory
 
     return flaw
 
