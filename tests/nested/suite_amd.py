@@ -49,7 +49,7 @@ def main() -> int:
     netlinux.base()
     rootfs.cached()
     tests = sys.argv[1:] or (["tests/boot", "tests/kvm"] if os.environ.get("PYVMM_FULL") else TESTS)
-    keep = [f"--env={name}={os.environ[name]}" for name in ("PYVMM_CACHE", "PYVMM_FULL", "HOME") if name in os.environ]
+    keep = [f"--env={name}={os.environ[name]}" for name in ("PYVMM_CACHE", "PYVMM_FULL", "PYVMM_XDIST", "HOME") if name in os.environ]
     with tempfile.TemporaryDirectory(prefix="pyvmm-suite-") as results:
         return run(tests, keep, Path(results), min(len(os.sched_getaffinity(0)), MOST_HOSTS))
 
