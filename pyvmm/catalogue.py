@@ -66,8 +66,15 @@ def directory() -> str:
 
 
 def find(name: str) -> Guest:
-    """The guest called ``name``; ConfigError names those there are."""
-    guests = load()
+    """The guest called ``name``; ConfigError names those there are. On the way of every start: reads that section only."""
+    path = os.path.join(directory(), FILE)
+    text = _read(path)
+    begin = text.find(f"\n[{name}]\n") + 1
+    section = text[begin : text.find("\n[", begin) + 1 or len(text)] if begin else ""
+    try:
+        return _parse(section, path)[name]
+    except (ConfigError, KeyError):
+        guests = _parse(text, path)  # says where the mistake is
     if name not in guests:
         raise ConfigError(f"no guest is called {name!r}; there are: {', '.join(guests)}")
     return guests[name]
@@ -76,13 +83,20 @@ def find(name: str) -> Guest:
 def load(path: str = "") -> dict[str, Guest]:
     """Reads a catalogue (default: ours): {name: Guest}, in the order of the file."""
     path = path or os.path.join(directory(), FILE)
+    return _parse(_read(path), path)
+
+
+def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read()
+            return file.read()
     except OSError as error:
         raise ConfigError(f"cannot read the catalogue of guests {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"cannot read the catalogue of guests {path}: it is not UTF-8 text") from None
+
+
+def _parse(text: str, path: str) -> dict[str, Guest]:
     sections: dict[str, dict[str, Any]] = {}
     where = path
     try:

@@ -12,6 +12,7 @@ import sys
 
 from pyvmm import status
 from pyvmm.backends.stderr import say, say_lines
+from pyvmm.cli import finder
 from pyvmm.errors import ConfigError, HostError, ImageError, KvmError, PyvmmError
 
 TYPE_CHECKING = False
@@ -146,6 +147,7 @@ def entry(command: Callable[[list[str]], int] = main) -> None:
             os.fstat(fd)
         except OSError:  # `pyvmm ... >&-`: else the next descriptor opened, /dev/kvm say, would become stdout
             os.open(os.devnull, os.O_RDWR)
+    finder.install()
     gc.disable()  # start-up makes no garbage: looking for it costs 4 % of its instructions; a machine that runs turns it on
     code = command(sys.argv[1:])
     try:

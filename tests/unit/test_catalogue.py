@@ -103,6 +103,15 @@ def test_find() -> None:
     assert catalogue.find("hello").format == "flat16"
     with pytest.raises(ConfigError, match="no guest is called 'hallo'; there are: hello, "):
         catalogue.find("hallo")
+    every = catalogue.load()
+    assert {name: catalogue.find(name) for name in every} == every
+
+
+def test_find_says_where_a_mistake_is(tmp_path, monkeypatch) -> None:
+    write(tmp_path, FULL + "[bad]\nsmp = many\n")
+    monkeypatch.setattr(catalogue, "directory", lambda: str(tmp_path))
+    with pytest.raises(ConfigError, match=f"catalogue.cfg:{FULL.count(chr(10)) + 2}: invalid literal"):
+        catalogue.find("bad")
 
 
 def test_installed_guests_come_first(tmp_path, monkeypatch) -> None:
