@@ -33,6 +33,7 @@ usage: pyvmm COMMAND [ARGUMENTS]
   guests                 list the catalogue
   inspect FILE           say what an image is, by which rule, its entry point and mode
   check                  examine this host's KVM and say what to do
+  bench [OPTIONS]        in a checkout: measure start-up, exits, consoles, disks and networks beside QEMU
   version, help
 """
 
@@ -100,6 +101,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from pyvmm.cli.check import command as check
 
         return check(rest)
+    if command == "bench":
+        from pyvmm.cli.bench import command as bench
+
+        return bench(rest)
     if command == "top":
         from pyvmm.cli.top import command as top
 
@@ -132,7 +137,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, debug, stat, top, list, record, replay, report, guests, inspect, check, version, help")
+    raise ConfigError(f"no command '{command}': run, debug, stat, top, list, record, replay, report, guests, inspect, check, bench, version, help")
 
 
 def _complain(error: Exception | str, code: int) -> int:

@@ -1,4 +1,4 @@
-"""python -m tests.bench [--rounds N] [--only NAME]... [--json FILE] [--markdown FILE]"""
+"""python -m tests.bench [--rounds N] [--only NAME]... [--json FILE] [--markdown FILE], or pyvmm bench"""
 
 from __future__ import annotations
 
