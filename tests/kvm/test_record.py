@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from itertools import pairwise
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -17,7 +19,7 @@ from pyvmm.events import StopReason
 from pyvmm.kvm import uapi
 from pyvmm.machine import Machine
 from pyvmm.observe.explain.layout import Layout, plain, states
-from pyvmm.observe.recording import format, ram, recorder
+from pyvmm.observe.recording import format, ram, recorder, writer
 from pyvmm.observe.recording.player import Player
 from pyvmm.observe.recording.reader import Recording
 from pyvmm.observe.recording.recorder import Recorder
@@ -150,7 +152,7 @@ def test_memory_of_several_vcpus_is_that_of_the_exit(tmp_path: Path) -> None:
 def test_a_large_guest_has_its_memory_at_keyframes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ram, "SMALL_PAGES", 1)
     monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 10)
-    monkeypatch.setattr(recorder.Run, "patience", (0, 0))
+    monkeypatch.setattr(recorder, "PATIENCE", 0)
     config = Options(["multiboot", "-m", "2M"]).config
     assert config is not None
     witness, _, _ = record(config, tmp_path / "s.pvm", "multiboot")
@@ -165,7 +167,7 @@ def test_a_large_guest_has_its_memory_at_keyframes(tmp_path: Path, monkeypatch: 
 def test_keyframes_come_by_count_and_share_what_did_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 20)
     monkeypatch.setattr(recorder, "KEYFRAME_NS", 1 << 60)
-    monkeypatch.setattr(recorder.Run, "patience", (0, 0))
+    monkeypatch.setattr(recorder, "PATIENCE", 0)
     config = Options(["multiboot", "-m", "2M"]).config
     assert config is not None
     witness, _, _ = record(config, tmp_path / "s.pvm", "multiboot")
@@ -174,6 +176,27 @@ def test_keyframes_come_by_count_and_share_what_did_not_change(tmp_path: Path, m
         assert compare(recording, witness, memory=True) == len([number for number in witness.seen if number % STRIDE == 0])
         state = recording.keyframe(2)
         assert state.vcpus[0]["regs"] == state.registers[0][: format.REGS]
+
+
+def test_keyframes_are_no_rarer_where_the_writer_lags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest waits for it, so that what is in memory is bounded; a reader never has more than that many exits to go through."""
+    waiting: list[int] = []
+
+    def slow(self: writer.Writer, pieces: list[bytes], write=writer.Writer._write) -> None:  # type: ignore[no-untyped-def]
+        waiting.append(self.backlog)
+        sleep(0.02)
+        write(self, pieces)
+
+    monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 20)
+    monkeypatch.setattr(writer, "BACKLOG_MAX", 64 << 10)
+    monkeypatch.setattr(writer.Writer, "_write", slow)
+    config = Options(["multiboot", "-m", "2M"]).config
+    assert config is not None
+    record(config, tmp_path / "s.pvm", "multiboot", memory=False)
+    with Recording.open(str(tmp_path / "s.pvm")) as recording:
+        assert recording.count >= 60
+        assert {later - earlier for earlier, later in pairwise(recording.keyframes[:-1])} == {20}
+    assert max(waiting) < 1 << 20
 
 
 def test_an_instruction_of_several_exits(tmp_path: Path) -> None:
@@ -247,7 +270,7 @@ def test_a_recording_from_inside_the_sandbox(tmp_path: Path) -> None:
 def test_keyframes_of_several_vcpus(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stops the others; they wait for their turn, or are in the guest, or halted."""
     monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 3)
-    monkeypatch.setattr(recorder.Run, "patience", (0, 0))
+    monkeypatch.setattr(recorder, "PATIENCE", 0)
     if not small:
         monkeypatch.setattr(ram, "SMALL_PAGES", 1)
     config = Options(["smp", "-m", "2M", "-no-reboot"]).config
@@ -269,7 +292,7 @@ def test_two_vcpus_that_exit_all_the_time(small: bool, tmp_path: Path, monkeypat
     if not small:
         monkeypatch.setattr(ram, "SMALL_PAGES", 1)
         monkeypatch.setattr(recorder, "KEYFRAME_EXITS", 2)
-        monkeypatch.setattr(recorder.Run, "patience", (0, 0))
+        monkeypatch.setattr(recorder, "PATIENCE", 0)
     path = tmp_path / "s.pvm"
     watched = Recorder(str(path), "two", [])
     with flat(code, tmp_path, smp=2) as (machine, _):

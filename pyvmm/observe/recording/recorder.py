@@ -5,10 +5,10 @@
     after    the answer; KVM_RUN with immediate_exit, which completes the access, so that the registers KVM leaves in the run page are
              final; what has changed in devices and, for small guests, in memory; console output. All of it goes into a buffer of bytes.
 
-The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits have passed since the last, but not sooner than
-``patience[0]`` times what the last one took, the writer's share included where that has no CPU of its own: keyframes take at most a quarter
-of the time. Or when KEYFRAME_NS have passed, but not sooner than ``patience[1]`` times what it took: those that only time asks for take at
-most a tenth. Not while the writer has more than KEYFRAME_BACKLOG bytes to pack; never while the guest makes no exit.
+The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits have passed since the last, always: where the
+writer lags, the guest waits for it. Also when KEYFRAME_NS have passed, but not sooner than PATIENCE times what the last one took, the
+writer's share included where that has no CPU of its own, and not while it lags: those that only time asks for take at most a tenth of it.
+None while the guest makes no exit.
 
 Exits of several vCPUs are seen one after the other: who comes second waits until the first is through. Memory is looked at with
 all vCPUs out of the guest.
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 KEYFRAME_EXITS = 1000
 KEYFRAME_NS = 200_000_000
-KEYFRAME_BACKLOG = 8 << 20
+PATIENCE = 9
+_BACKLOG = 8 << 20  # bytes that wait to be packed: the writer lags
 _BUFFER = 64 << 10
 _TOOK_MAX = (1 << 32) - 1
 _TURN_SECONDS = 0.1  # how often a vCPU that waits for its turn looks whether the run is over
@@ -141,10 +142,7 @@ class Run:
     Attributes:
         count: exits so far, those of machines before it included.
         rest: what the first serial port sent after the last exit.
-        patience: for how many times the time a keyframe took the next must wait that is due by exits, and that is due by time.
     """
-
-    patience = (3, 9)
 
     def __init__(self, machine: Machine, writer: Writer, count: int, began: int, fresh: bool) -> None:
         self.machine = machine
@@ -161,7 +159,7 @@ class Run:
         self._cpus = [Cpu(self, index) for index in range(len(machine.vcpus))]
         self._turn = Lock() if len(self._cpus) > 1 else None
         self._key_count = count
-        self._key_due = self._key_earliest = self._spent = 0
+        self._key_due = self._spent = 0
         self._undo: list[Callable[[], None]] = [self._ram.close, self._states.close]
         self._tap_console()
         try:
@@ -233,10 +231,10 @@ class Run:
         frozen, came = cpu.frozen, cpu.came
         head = _PACK(cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), came - self.began, came - cpu.left, cpu.rip)
         self._buffer += head + frozen + answer + regs[:_REGS] + more
-        if due or came >= self._key_due or self.count - self._key_count >= KEYFRAME_EXITS:
-            if due or came >= self._key_earliest and self._writer.backlog <= KEYFRAME_BACKLOG:
-                with self._ram.still():
-                    self._keyframe()
+        if due or self.count - self._key_count >= KEYFRAME_EXITS or came >= self._key_due and self._writer.backlog <= _BACKLOG:
+            self._writer.wait_for_room()  # not in there: everybody would wait
+            with self._ram.still():
+                self._keyframe()
         elif len(self._buffer) >= _BUFFER:
             self._flush()
 
@@ -274,9 +272,7 @@ class Run:
         now = monotonic_ns()
         self._key_count = self.count
         spent, self._spent = self._writer.spent - self._spent, self._writer.spent
-        took = now - began + spent
-        self._key_earliest = now + self.patience[0] * took
-        self._key_due = now + max(KEYFRAME_NS, self.patience[1] * took)
+        self._key_due = now + max(KEYFRAME_NS, PATIENCE * (now - began + spent))
 
     # --- at the end --------------------------------------------------------------------------------------------------
     def finish(self) -> int:

@@ -144,9 +144,16 @@ class Writer:
                 self._give_up(error)
 
     # --- the thread --------------------------------------------------------------------------------------------------
+    def wait_for_room(self) -> None:
+        """Until less than BACKLOG_MAX bytes wait to be packed."""
+        if self.backlog >= BACKLOG_MAX:
+            self.start()
+            with self._state:
+                self._state.wait_for(lambda: self.backlog < BACKLOG_MAX or self._error)
+
     def _job(self, size: int, work: Callable[[], None]) -> None:
+        self.wait_for_room()
         with self._state:
-            self._state.wait_for(lambda: self.backlog < BACKLOG_MAX or self._error)
             if not self._error:
                 self.backlog += size
                 self._jobs.append((size, work))
