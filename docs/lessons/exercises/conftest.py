@@ -8,7 +8,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +90,28 @@ def answer(request: pytest.FixtureRequest, tmp_path: Path) -> Answer:
 
 
 @pytest.fixture(name="check")
-def _check() -> object:
+def _check() -> Callable[[object, str], None]:
     """``check(condition, hint)``."""
     return check
+
+
+@pytest.fixture
+def run(guest: Callable[..., Any]) -> Callable[..., Any]:
+    """``run(image, format="flat16", memory={address: bytes}, ...)``: boots it and waits for its end. Returns the guest (``vm.serial``,
+    ``vm.exits``, ``vm.memory``, ``vm.exit_status``: docs/guests-as-tests.md)."""
+
+    def boot(image: Path, memory: dict[int, bytes] | None = None, **options: Any) -> Any:
+        __tracebackhide__ = True
+        from pyvmm.testing.vm import GuestTimeout
+
+        vm = guest(image.stem, file=image, **{"format": "flat16", "m": "16M", "timeout": PATIENCE, "S": True, **options})
+        for address, data in (memory or {}).items():
+            vm.memory.write(address, data)
+        vm.resume()
+        try:
+            vm.wait(options.get("timeout", 10))
+        except GuestTimeout:
+            pytest.fail("your guest does not end; it should switch itself off, by writing 0x2000 to port 0x604", pytrace=False)
+        return vm
+
+    return boot

@@ -42,10 +42,10 @@ OF_FIRST = {
 }
 
 
-def results(folder: Path) -> dict[str, str]:
-    """Runs all checks in a folder as a student would; the message of each that failed, "" for one that passed."""
+def results(folder: Path, file: str = ".") -> dict[str, str]:
+    """Runs the checks in a folder as a student would; the message of each that failed, "" for one that passed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYVMM_", "COV_"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=junit.xml", "--require-kvm", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=junit.xml", "--require-kvm", file]
     done = subprocess.run(command, cwd=folder, env={**clean, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     found: dict[str, str] = {}
@@ -77,15 +77,23 @@ def test_reference_answers_pass(tmp_path: Path) -> None:
     assert len(found) >= len(list(EXERCISES.glob("test_*.py"))) * 2
 
 
-@pytest.mark.kvm
-@pytest.mark.parametrize("begun", [False, True], ids=["as they are", "begun with first.py"])
-def test_what_one_begins_with_fails_with_a_hint(begun: bool, tmp_path: Path) -> None:
-    mine = folder(tmp_path)
-    for name in OF_FIRST if begun else ():
-        shutil.copy(FIRST, mine / name)
-    for name, message in results(mine).items():
+def hints(found: dict[str, str]) -> None:
+    """All have failed, in words."""
+    for name, message in found.items():
         assert message, f"{name} passes before anything is done"
         assert "Traceback" not in message and "assert " not in message, f"{name}: {message}"
+
+
+@pytest.mark.kvm
+def test_what_one_begins_with_fails_with_a_hint(tmp_path: Path) -> None:
+    mine = folder(tmp_path)
+    for name in OF_FIRST:
+        shutil.copy(FIRST, mine / name)
+    hints(results(mine))
+
+
+def test_what_is_not_there_fails_with_a_hint(tmp_path: Path) -> None:
+    hints(results(folder(tmp_path), "test_01.py"))
 
 
 def test_each_lesson_with_exercises_has_their_checks() -> None:
