@@ -117,6 +117,7 @@ class VirtioCore:
         self._memory = memory
         self._running = [False] * count
         self._serving = [0] * count  # how many calls of device.serve are under way
+        self._late = [False] * count  # doorbells that rang while the device was held
         self._resetting = False
         self._stopping: set[int] = set()  # queues whose reset is not complete
         signals = device.signals
@@ -291,6 +292,7 @@ class VirtioCore:
         """A doorbell rang: lets the device look at its queue, on the thread of its loop."""
         with self.lock:
             if not self._running[index] or self.paused or self.held:
+                self._late[index] = self._running[index]
                 return
             self._serving[index] += 1
         try:
@@ -308,10 +310,13 @@ class VirtioCore:
             self._ring_all()
 
     def hold(self, on: bool) -> None:
-        """The same for whoever wants to look at the device, beside what the driver says."""
-        self.held = on
-        if not on:
-            self._ring_all()
+        """The same for whoever wants to look at the device, beside what the driver says; on go those queues whose doorbell rang."""
+        with self.lock:
+            self.held = on
+            late = [] if on else [index for index, rang in enumerate(self._late) if rang]
+        for index in late:
+            self._late[index] = False
+            self.kick(index)
 
     def _ring_all(self) -> None:
         for index, running in enumerate(self._running):

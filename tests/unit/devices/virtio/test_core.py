@@ -604,6 +604,22 @@ def test_held_nothing_is_served_and_nothing_is_lost(rig: Rig) -> None:
     assert ring.collect() == [(head, 2)]
 
 
+def test_who_looks_rings_no_doorbell(rig: Rig) -> None:
+    """What the driver has made available and not yet rung for (2.7.13.4) stays so when the device was held meanwhile."""
+    rig.start()
+    rig.loop.run_pending()
+    ring = rig.rings[0]
+    head = ring.add(b"x", 2)
+    rig.core.hold(True)
+    assert rig.core.drained(0)
+    rig.core.hold(False)
+    rig.loop.run_pending()
+    assert ring.collect() == []
+    rig.driver.kick(0)
+    rig.loop.run_pending()
+    assert ring.collect() == [(head, 2)]
+
+
 def test_drained_means_nothing_in_flight(rig: Rig) -> None:
     rig.device.hold = True
     rig.start()
