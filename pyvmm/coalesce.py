@@ -6,7 +6,9 @@ UART (``CoalescedSerial``), registers of a card that just remember (``CoalescedR
 What must hold, and how:
 
 * Order. Any exit, of any vCPU, drains the ring before a device sees it (``RunLoop.drain``); so does the I/O loop before a wire or
-  a timer calls a device (``IoLoop.drain``). No device can tell that a write has waited.
+  a timer calls a device (``IoLoop.drain``). No device can tell that a write has waited. One kind of exit only looks at the ring
+  (``RunLoop.patient``): a read of LSR, whose answer no byte that waits can change. Handing over each byte as the guest polls for
+  the next cost twice what the exit did. A guest that looks twice without writing waits for something else: what it wrote comes out.
 * Nothing stays unseen where time matters: who has such writes arms a timer, which wakes the I/O loop.
 * A guest that rarely writes never pays for it: a zone comes after STREAK such writes, as registering one waits for all vCPUs.
 * No zone, no price: the loops do not even ask.
@@ -17,6 +19,7 @@ from __future__ import annotations
 from struct import Struct
 from time import monotonic_ns
 
+from pyvmm.devices.serial import LSR
 from pyvmm.errors import KvmError
 from pyvmm.kvm import structs, uapi
 from pyvmm.layout import PAGE
@@ -24,6 +27,7 @@ from pyvmm.layout import PAGE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from pyvmm.bus import Mapping
     from pyvmm.devices.pci.function import Bar
@@ -48,6 +52,7 @@ class CoalescedRing:
         users: who may have zones; ``stop`` stops them.
         forbidden: no zones at all, while somebody wants to see every write; ``stop`` those that are there.
         take_port: gets what was written to the one coalesced port.
+        patient: see ``RunLoop``.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -55,7 +60,9 @@ class CoalescedRing:
         self.users: list[CoalescedSerial | CoalescedRegisters] = []
         self.take_port: Callable[[bytes], None]
         self.forbidden = False
+        self.patient: dict[tuple[Any, int], Callable[[], None]] = {}  # for every run loop while there is a zone
         self._zones = 0
+        self._seen = 0
         self._draining = False
 
     def add(self, base: int, length: int, pio: bool) -> bool:
@@ -89,6 +96,16 @@ class CoalescedRing:
         self.machine.loop.drain = drain
         for loop in self.machine.runloops:
             loop.drain = drain
+            if loop.patient is not self.patient:
+                loop.patient = self.patient
+                self.machine.ports.refresh()  # it finds its handlers anew
+
+    def look(self) -> None:
+        """Drains only when nothing was added since the last look. In place of ``drain``, before a patient read."""
+        last = self._indices[1]
+        if last == self._seen:
+            self.drain()
+        self._seen = last
 
     def drain(self) -> None:
         """Hands queued writes to their devices, in order. With the machine lock held."""
@@ -127,7 +144,7 @@ class CoalescedSerial:
 
     A guest that prints by polling costs two exits a byte: IN from LSR, OUT to THR. LSR is constant here (transmission is
     instant), but only a device may say so. The OUT however can wait, which halves the exits, and with the FIFO on (Linux
-    writes 16 bytes per LSR poll) leaves one of seventeen.
+    writes 16 bytes per LSR poll) leaves one of seventeen. Bytes come out when the ring is full, at the next TICK, or as above.
 
     While the zone is registered a timer drains it every TICK; after IDLE_TICKS without a byte the zone goes, and the timer with it.
     With IER.THRI on, each byte raises an interrupt, which needs an exit: the zone goes before that write to IER returns.
@@ -149,6 +166,7 @@ class CoalescedSerial:
         self._write = mapping.write
         mapping.write = self.write
         ring.take_port = self._take
+        ring.patient[serial.read, LSR] = ring.look  # whoever taps the port reads by another function, and sees all in order
         ring.users.append(self)
 
     def write(self, offset: int, size: int, value: int) -> None:

@@ -137,7 +137,8 @@ def _dispatch(command: str, rest: list[str]) -> int:
     if command in ("help", "-h", "-help", "--help"):
         print(USAGE, end="")
         return status.OK
-    raise ConfigError(f"no command '{command}': run, debug, stat, top, list, record, replay, report, guests, inspect, check, bench, version, help")
+    known = "run, debug, stat, top, list, record, replay, report, guests, inspect, check, bench, version, help"
+    raise ConfigError(f"no command '{command}': {known}")
 
 
 def _complain(error: Exception | str, code: int) -> int:

@@ -118,6 +118,16 @@ def test_who_prints_little_never_pays(tmp_path: Path) -> None:
         assert counts[f"out {THR:#x}"] == len(console.output) == 2 * (STREAK - 1)
 
 
+def test_bytes_wait_for_each_other_but_not_for_a_guest_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polled bytes reach the console a ring at a time; who then polls for input has all of them out, timer or not."""
+    monkeypatch.setattr("pyvmm.coalesce.TICK_NS", 3600 * 10**9)
+    count = 2000
+    code = polled(count, 1) + bytes.fromhex("66bafd03 ec a801 74fb") + vm.POWER_OFF  # until LSR.DR
+    with vm.flat(code, tmp_path) as (machine, console), vm.running(machine):
+        _wait(lambda: len(console.output) == count, "all bytes")
+        assert coalescer(machine).batches <= count // 100
+
+
 # --- order --------------------------------------------------------------------------------------------------------------
 def test_no_device_sees_an_access_before_the_bytes_that_came_first(tmp_path: Path) -> None:
     code = b"".join(burst(100) + bytes.fromhex("66bafd03 ec") + out(0x80, turn) for turn in range(10)) + vm.POWER_OFF

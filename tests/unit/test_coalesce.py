@@ -28,17 +28,18 @@ class Rig:
         self.page = memoryview(bytearray(3 * 4096))
         self.zones: list[bool] = []
         self.timers: list[FakeTimer] = []
-        self.loop: Any = SimpleNamespace(drain=None)
+        self.loop: Any = SimpleNamespace(drain=None, patient={})
         vm = SimpleNamespace(check_extension=lambda _: capable, coalesce=lambda base, size, pio, on=True: self.zones.append(on))
+        self.bus = Bus("pio", 0x1_0000)
         machine: Any = SimpleNamespace(
             vm=vm,
+            ports=self.bus,
             vcpus=[SimpleNamespace(page=self.page)],
             runloops=[self.loop],
             loop=SimpleNamespace(make_timer=self.make_timer, drain=None),
         )
         self.sink = ByteSink()
         self.serial = Serial("serial0", FakeLine(), self.sink)
-        self.bus = Bus("pio", 0x1_0000)
         self.mapping = self.bus.add(THR, 8, self.serial, 1)
         self.coalesced = CoalescedSerial(CoalescedRing(machine), self.mapping, self.serial)
 
@@ -97,6 +98,35 @@ def test_drain_hands_over_in_order_and_in_one_piece(rig: Rig) -> None:
     rig.loop.drain()
     rig.loop.drain()
     assert rig.sink.writes == [b"abc"]
+
+
+def test_a_look_drains_once_nothing_is_added(rig: Rig) -> None:
+    (key,) = rig.loop.patient
+    assert key == (rig.bus.find(THR + LSR_OFFSET, 1)[1], LSR_OFFSET)
+    look = rig.loop.patient[key]
+    for byte in b"abc":
+        rig.queue(bytes([byte]))
+        look()
+        assert rig.sink.writes == []
+    look()
+    assert rig.sink.writes == [b"abc"]
+    look()
+    rig.queue(b"d")
+    look()
+    assert rig.sink.writes == [b"abc"]
+    rig.loop.drain()
+    assert rig.sink.writes == [b"abc", b"d"]
+
+
+def test_run_loops_learn_of_it_with_the_first_zone() -> None:
+    rig = Rig()
+    changes: list[bool] = []
+    rig.bus.on_change.append(lambda: changes.append(bool(rig.loop.patient)))
+    rig.exits(b"." * STREAK)
+    assert changes == [True], "handlers that were found before are forgotten"
+    rig.coalesced.stop()
+    rig.exits(b"." * STREAK)
+    assert rig.coalesced.on and len(changes) == 1
 
 
 def test_the_ring_goes_round(rig: Rig) -> None:

@@ -309,6 +309,27 @@ def test_the_ring_is_drained_before_a_device_sees_the_access(rig: Rig, make: Exi
     assert rig.device.seen or rig.memory.seen
 
 
+def test_a_patient_read_only_looks_at_the_ring(rig: Rig) -> None:
+    calls: list[str] = []
+    rig.loop.patient[rig.device.read, 5] = lambda: calls.append("look")
+    rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
+    assert calls == [], "no zone, no price"
+    rig.loop.drain = lambda: calls.append("drain")
+    rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
+    rig.run(lambda vcpu: vcpu.io(0, 0x105, 1, b"", 3))
+    assert calls == ["look"] * 2 and rig.vcpu.page[PIO_DATA : PIO_DATA + 3].tobytes() == bytes([0x13, 0x14, 0x15])
+    calls.clear()
+    rig.run(lambda vcpu: vcpu.io(0, 0x104, 1))
+    rig.run(out(0x105, b"x"))
+    assert calls == ["drain"] * 2, "another register, and a write"
+    calls.clear()
+    undo = rig.ports.tap(lambda _: None)
+    rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
+    undo()
+    rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
+    assert calls == ["drain", "look"], "who watches sees all in its order"
+
+
 # --- how KVM_RUN ends ---------------------------------------------------------------------------------------------------
 def test_eintr_asks_and_goes_on(rig: Rig) -> None:
     rig.stop_at = 3
