@@ -7,7 +7,7 @@ stands in a comment above the block, in clauses with a semicolon between them:
     <!-- test: varies ms count; continues; needs paging32; only software: what does not hold on hardware -->
 
 ``varies`` names what is another each time (VARIES), or has a /regular expression/; ``continues`` types the block above first, in the same
-folder; ``only software`` and ``only hardware`` (a KVM that interprets ring 0, or not) need a reason; ``linux`` is for a KVM that boots one.
+folder; ``network`` is for a host that has libslirp or passt; ``only software`` and ``only hardware`` (a KVM that interprets ring 0, or not) need a reason; ``linux`` is for a KVM that boots one.
 PYVMM_WRITE_GOLDEN=1 writes the page anew where it is not true, to be read before it is committed.
 """
 
@@ -34,7 +34,8 @@ VARIES = {
     "pointer": r"\b0x[0-9a-f]{9,16}\b",  # an address of the host's
     "hex": r"\b0x[0-9a-f]+\b",
     # Whether KVM has moved rip when an exit arrives is its own affair; explain tells.
-    "rip": r"\s+\(rip\s+0x[0-9a-f]+\s+is\s+behind\s+it\)$|(rip\s+is\s+behind|KVM\s+moves\s+rip\s+behind)[^;.]*and\s+the\s+guest\s+goes\s+on\.",
+    "rip": r"\s+\(rip\s+0x[0-9a-f]+\s+is\s+behind\s+it\)$"
+    r"|(rip\s+is\s+behind|KVM\s+moves\s+rip\s+behind)[^;.]*and\s+the\s+guest\s+goes\s+on\.",
     "version": r"\b\d+(\.\d+)+\S*",
 }
 _NOTE = r"(?:<!-- test: (?P<note>[^\n]*) -->\n)?"
@@ -57,6 +58,7 @@ class Block:
         only: "software", "hardware", or "".
         reason: why only there.
         linux: it boots a Linux.
+        network: it needs a user network (libslirp or passt).
     """
 
     page: Path
@@ -67,6 +69,7 @@ class Block:
     only: str = ""
     reason: str = ""
     linux: bool = False
+    network: bool = False
 
     @property
     def commands(self) -> list[Command]:
@@ -141,6 +144,8 @@ def _understand(block: Block, clause: str, above: list[Block]) -> None:
         block.only, block.reason = kind, reason
     elif clause == "continues" and above:
         block.before = above[-1]
+    elif clause == "network":
+        block.network = True
     elif clause == "linux":
         block.linux = True
     else:

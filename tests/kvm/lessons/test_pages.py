@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.kvm.kind import emulates_ring0
-from tests.support import transcripts
+from tests.support import network, transcripts
 from tests.support.process import ROOT
 
 pytest.importorskip("capstone")
@@ -28,6 +28,8 @@ def _blocks() -> list[object]:
 def test_transcript(block: transcripts.Block, tmp_path: Path) -> None:
     if block.only and (block.only == "software") != emulates_ring0():
         pytest.skip(f"only where ring 0 is {'interpreted' if block.only == 'software' else 'run by hardware'}: {block.reason}")
+    if block.network and network.why_no_user():
+        pytest.skip(network.why_no_user())
     transcripts.check(block, tmp_path)
 
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pyvmm.kvm.kind import emulates_ring0
-from tests.support import transcripts
+from tests.support import network, transcripts
 from tests.support.process import ROOT
 
 pytest.importorskip("capstone")
@@ -36,6 +36,8 @@ def drawing() -> list[object]:
 def test_pictures_are_what_the_pages_draw(block: transcripts.Block, tmp_path: Path) -> None:
     if block.only and (block.only == "software") != emulates_ring0():
         pytest.skip(f"only where ring 0 is {'interpreted' if block.only == 'software' else 'run by hardware'}: {block.reason}")
+    if block.network and network.why_no_user():
+        pytest.skip(network.why_no_user())
     transcripts.transcript(block, tmp_path)
     for name in _DRAWS.findall(block.text):
         made, kept = (tmp_path / name).read_text(), PICTURES / name
