@@ -72,6 +72,8 @@ def _state(session: Session, word: str) -> Iterable[str]:
 
 
 def _files(session: Session, word: str) -> Iterable[str]:
+    if "\0" in word:  # no path has one
+        return []
     folder, _, begin = word.rpartition("/")
     path = os.path.expanduser(f"{folder}/" if folder or word.startswith("/") else ".")
     names = [name for name in os.listdir(path) if name.startswith(begin) and (begin or not name.startswith("."))]

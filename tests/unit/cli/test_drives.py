@@ -214,7 +214,7 @@ def test_objects_are_accepted() -> None:
 @pytest.fixture
 def guest(monkeypatch: pytest.MonkeyPatch) -> dict[str, catalogue.Guest]:
     made = {"g": catalogue.Guest(name="g", file="g.bin", format="flat16", disk=MIB)}
-    monkeypatch.setattr(catalogue, "load", lambda: made)
+    monkeypatch.setattr(catalogue, "find", made.__getitem__)
     return made
 
 

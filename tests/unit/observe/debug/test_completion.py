@@ -46,3 +46,4 @@ def test_breakpoints_and_files(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     assert candidates(session, f"source {tmp_path}/s", f"{tmp_path}/s") == [f"{tmp_path}/script", f"{tmp_path}/some/"]
     assert candidates(session, "source /nowhere/x", "/nowhere/x") == []
+    assert candidates(session, "source /a\0b/x", "/a\0b/x") == []
