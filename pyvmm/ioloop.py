@@ -71,6 +71,7 @@ class IoLoop:
         self._sequence = 0  # keeps heap entries comparable
         self._crowded = 256
         self._stopped = False
+        self._turning = False  # the thread of this loop has the machine lock, and will look at the timers before it waits
         self.deadline: LoopTimer | None = None
         self.abandoned = False
         self.drain: Callable[[], None] | None = None
@@ -116,7 +117,7 @@ class IoLoop:
             self._crowded = max(2 * len(timers), 256)
         first = not self._timers or deadline_ns < self._timers[0][0]
         heapq.heappush(self._timers, (deadline_ns, self._sequence, timer))
-        if first:
+        if first and not self._turning:
             self.wake()
 
     def wake(self) -> None:
@@ -162,6 +163,7 @@ class IoLoop:
             if not self._take_lock():
                 return
             self.turns += 1
+            self._turning = True
             try:
                 if self.drain is not None:
                     self.drain()
@@ -172,6 +174,7 @@ class IoLoop:
                         callback()  # else an earlier one has removed it; the number may be somebody else's, with nothing to read
                 self._expire()
             finally:
+                self._turning = False
                 self._lock.release()
 
     def _take_lock(self) -> bool:

@@ -19,6 +19,7 @@ ETH_HEADER, IPV4_HEADER, IPV6_HEADER, TCP_HEADER, UDP_HEADER = 14, 20, 40, 20, 8
 ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ETHERTYPE_QINQ = 0x0800, 0x86DD, 0x8100, 0x88A8
 PROTOCOL_TCP, PROTOCOL_UDP = 6, 17
 TCP_FIN, TCP_PSH, TCP_CWR = 0x01, 0x08, 0x80
+_DONT_FRAGMENT, _MORE_FRAGMENTS = 0x4000, 0x2000  # of IPv4's flags and fragment offset
 MIN_FRAME = 60  # IEEE 802.3 3.2.8: shorter frames are padded; without FCS
 
 # struct virtio_net_hdr_mrg_rxbuf (virtio 1.2, 5.1.6): flags, type, header length, MSS, start of checksum, its field, buffers
@@ -42,7 +43,11 @@ def ones_sum(data: Buffer) -> int:
 
 
 def _folded(number: int) -> int:
-    """The same number modulo 2**16 - 1 in fewer bits: additions are quicker than the division. For frames of usual length."""
+    """The same number modulo 2**16 - 1 in fewer bits: additions are quicker than the division."""
+    bits = number.bit_length()
+    while bits > 12288:
+        bits = (bits >> 1) + 15 & ~15
+        number = (number >> bits) + (number & (1 << bits) - 1)
     number = (number >> 6144) + (number & _LOW_6144)
     return (number >> 3072) + (number & _LOW_3072)
 
@@ -223,3 +228,33 @@ def complete(frame: Buffer, header: Buffer | None) -> list[bytes | bytearray]:
         put_checksum(piece, start, at)
         done.append(piece)
     return done
+
+
+def fragment(frame: bytes, mtu: int) -> list[bytes]:
+    """An IPv4 frame without VLAN tag in fragments for an interface with that MTU (RFC 791 3.2); any other frame as it is.
+
+    Returns:
+        None of them when it may not be cut (DF), or its headers are longer than the MTU.
+    """
+    size, network = len(frame), ETH_HEADER
+    if size < network + IPV4_HEADER or frame[12:14] != b"\x08\x00" or frame[network] >> 4 != 4:
+        return [frame]
+    header = 4 * (frame[network] & 0xF)
+    total, _, place = struct.unpack_from(">HHH", frame, network + 2)
+    if total <= mtu:
+        return [frame]
+    step = mtu - header & ~7
+    if place & _DONT_FRAGMENT or header < IPV4_HEADER or step <= 0 or network + total > size:
+        return []
+    payload = frame[network + header : network + total]
+    pieces = []
+    for at in range(0, len(payload), step):
+        part = payload[at : at + step]
+        head = bytearray(frame[: network + header])
+        more = _MORE_FRAGMENTS if at + step < len(payload) else place & _MORE_FRAGMENTS
+        _U16.pack_into(head, network + 2, header + len(part))
+        _U16.pack_into(head, network + 6, more | (place & 0x1FFF) + (at >> 3))
+        _U16.pack_into(head, network + 10, 0)
+        put_checksum(head, network, network + 10)
+        pieces.append(bytes(head) + part)
+    return pieces

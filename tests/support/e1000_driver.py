@@ -221,10 +221,10 @@ class Driver:
         """A data descriptor; flags are EOP|IFCS|RS unless told (TSE is 4, VLE 0x40)."""
         return self.put(self.buffer(data), len(data) | 1 << 20 | (flags | 0x20) << 24 | options << 40 | special << 48)
 
-    def send(self, data: bytes) -> bytes:
-        """One frame, by a legacy descriptor; what the wire got."""
+    def send(self, data: bytes, late: bool = False) -> bytes:
+        """One frame, by a legacy descriptor; what the wire got. ``late``: with IDE."""
         before = len(self.rig.wire.sent)
-        self.legacy(data)
+        self.legacy(data, 0x8B if late else 0x0B)
         self.ring()
         assert len(self.rig.wire.sent) == before + 1
         return self.rig.wire.sent[-1]

@@ -19,8 +19,9 @@ class FakeNic:
         self.headers: list[bytes | None] = []
         self.refused = 0
         self.links: list[bool] = []
+        self.bursts: list[bool] = []
 
-    def receive(self, frame: memoryview | bytes, header: bytes | bytearray | memoryview | None = None) -> bool:
+    def receive(self, frame: bytes | bytearray | memoryview, header: bytes | bytearray | memoryview | None = None) -> bool:
         if self.room == 0:
             self.refused += 1
             return False
@@ -29,6 +30,9 @@ class FakeNic:
         self.frames.append(bytes(frame))
         self.headers.append(None if header is None else bytes(header))
         return True
+
+    def burst(self, on: bool) -> None:
+        self.bursts.append(on)
 
     def link_changed(self, up: bool) -> None:
         self.links.append(up)

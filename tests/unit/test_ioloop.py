@@ -324,3 +324,11 @@ def test_its_timers_take_its_time(loop: IoLoop, now: int) -> None:
     began = monotonic_ns()
     run(loop)
     assert monotonic_ns() - began >= SOON
+
+
+def test_a_timer_set_by_a_callback_does_not_wake_its_own_loop(loop: IoLoop) -> None:
+    second = loop.make_timer(loop.stop)
+    first = loop.make_timer(lambda: second.arm(monotonic_ns()))
+    first.arm(monotonic_ns())
+    run(loop)
+    assert loop.turns == 2

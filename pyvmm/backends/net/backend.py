@@ -1,9 +1,11 @@
 """The contract between a network card and the wire behind it, and what most wires share.
 
 Everything runs with the machine lock held: the card's half on vCPU threads and the I/O loop, the wire's callbacks on the I/O
-loop. ``send`` is called from the middle of a card's transmit walk, ``resume`` from a register write. Link changes reach ``NetPeer``
-from the I/O loop only; frames also from within ``send``, never from ``resume``: a network in this process answers at once, so
-that the guest finds the answer behind its doorbell, and a hub hands a frame of one card to another one.
+loop. ``send`` is called from the middle of a card's transmit walk, ``flush`` at its end, ``resume`` from a register write. Link changes
+reach ``NetPeer`` from the I/O loop only; frames also from within ``send`` (a hub hands a frame of one card to another one) and
+``flush`` (a network in this process answers at once, so that the guest finds the answer behind its doorbell), never from ``resume``.
+
+A wire with more than one frame says so (``NetPeer.burst``): interrupts and the like wait until the guest has all of them.
 
 Nothing buffers without bound. A card that is out of buffers refuses a frame; the wire then keeps that one, stops reading, and
 whoever sends at the other end feels it, or loses frames in a buffer of the kernel's. A wire that is too slow drops and counts.
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
     class NetPeer(Protocol):
         """The card's half. A frame's memory is good during the call only."""
 
-        def receive(self, frame: memoryview | bytes, header: Frame | None = None) -> bool:
+        def receive(self, frame: Frame, header: Frame | None = None) -> bool:
             """Takes one frame without FCS. False: no buffer now; the same frame comes again after ``resume``.
 
             ``header`` is a virtio_net_hdr of 12 bytes, from a wire with ``offload`` only.
             """
+
+        def burst(self, on: bool) -> None:
+            """More frames follow at once (True), or that was the last for now: the guest need not be told of each. Not nested."""
 
         def link_changed(self, up: bool) -> None:
             """The wire's carrier went or came."""
@@ -72,6 +77,9 @@ if TYPE_CHECKING:
 
         def send(self, frame: Frame, header: Frame | None = None) -> None:
             """One frame without FCS. Copies what it must keep, never blocks; what the wire cannot take is dropped and counted."""
+
+        def flush(self) -> None:
+            """The card has sent what it had to send for now. What a network in this process answers itself comes before this returns."""
 
         def resume(self) -> None:
             """The card has buffers again. Cheap when nothing waits."""
@@ -125,13 +133,16 @@ class Wire:
     def send(self, frame: Frame, header: Frame | None = None) -> None:
         self.counters.dropped_tx += 1
 
+    def flush(self) -> None:
+        pass
+
     def resume(self) -> None:
         pass
 
     def close(self) -> None:
         self.detach()
 
-    def _offer(self, frame: memoryview | bytes, header: Frame | None = None) -> bool:
+    def _offer(self, frame: Frame, header: Frame | None = None) -> bool:
         """Hands the card one frame and counts. False: it must come again."""
         if len(frame) < MIN_FRAME:
             self.counters.malformed += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from time import monotonic_ns
 
 from pyvmm.backends.net.backend import BUDGET, Wire, complain
+from pyvmm.net.frames import complete
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ class Hub:
         for port in self.ports:
             if port is not source:
                 port.deliver(frame)
+
+    def flush(self, source: HubPort) -> None:
+        """A card has sent what it had: netdevs behind the hub may answer."""
+        for port in self.ports:
+            if port is not source and isinstance(port, Uplink):
+                port.answer()
 
     def attached(self, loop: IoLoop | None) -> None:
         """A card came, or went (None): netdevs behind the hub run as long as there is one."""
@@ -78,6 +85,9 @@ class HubPort(Wire):
         self.counters.sent += 1
         self._hub.forward(self, frame)
 
+    def flush(self) -> None:
+        self._hub.flush(self)
+
     def resume(self) -> None:
         if self._queue and self._again is not None:
             self._again.arm(monotonic_ns())
@@ -125,10 +135,20 @@ class Uplink(HubPort):
     def deliver(self, frame: Frame) -> None:
         self._outside.send(frame)
 
-    def receive(self, frame: memoryview | bytes, header: Frame | None = None) -> bool:
-        """NetPeer: from outside to the machine's cards."""
-        self._hub.forward(self, frame)
+    def answer(self) -> None:
+        """What the netdev has to say to what was delivered."""
+        self._outside.flush()
+
+    def receive(self, frame: Frame, header: Frame | None = None) -> bool:
+        """NetPeer: from outside to the machine's cards, finished: a hub knows nothing of offloads."""
+        for piece in complete(frame, header):
+            self._hub.forward(self, piece)
         return True
+
+    def burst(self, on: bool) -> None:
+        """NetPeer: what was forwarded may be answered by another netdev of this hub."""
+        if not on:
+            self._hub.flush(self)
 
     def link_changed(self, up: bool) -> None:
         """NetPeer: a hub keeps its cards' carrier."""

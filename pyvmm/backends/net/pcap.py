@@ -87,6 +87,9 @@ class PcapDump:
         self._record(frame, header)
         self._inner.send(frame, header)
 
+    def flush(self) -> None:
+        self._inner.flush()
+
     def resume(self) -> None:
         self._inner.resume()
 
@@ -95,12 +98,17 @@ class PcapDump:
         self._nic = None
         self._stop()
 
-    def receive(self, frame: memoryview | bytes, header: Frame | None = None) -> bool:
+    def receive(self, frame: Frame, header: Frame | None = None) -> bool:
         """NetPeer: from the wire to the card."""
         if self._nic is None or not self._nic.receive(frame, header):
             return False
         self._record(frame, header)
         return True
+
+    def burst(self, on: bool) -> None:
+        """NetPeer: passed on."""
+        if self._nic is not None:
+            self._nic.burst(on)
 
     def link_changed(self, up: bool) -> None:
         """NetPeer: passed on."""

@@ -2,13 +2,14 @@
 
 The library owns no thread and no event loop. It is told of the guest's frames (``slirp_input``), names the descriptors it waits
 for (``slirp_pollfds_fill``) and is told which are ready (``slirp_pollfds_poll``). Those descriptors live in an epoll of their
-own, which is one reader of the I/O loop: nothing is polled while nothing happens. A frame of the guest's may change them; an
-eventfd in the same epoll has them asked for again, once for a whole batch.
+own, which is one reader of the I/O loop: nothing is polled while nothing happens. A frame of the guest's may change them: they
+are asked for again when the card has sent what it had (``flush``), and what is ready then is served there and then.
 
 Called with the GIL held (PyDLL): no call blocks, and giving the GIL up and waiting for it again would cost more. Callbacks only
-note what they are told, so that neither a card nor the loop is entered from within the library (a frame's answers
-reach the card right after it); one that raises has the
-exception raised again when the library has returned.
+note what they are told, so that neither a card nor the loop is entered from within the library; one that raises has the
+exception raised again when the library has returned. Those that come with every packet are without that care: lists grow in them.
+
+TCP frames may be large in both directions (large.py), so the card may leave checksums and cutting to this wire.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from time import monotonic_ns
 
 from pyvmm.backends.net import slirp_abi as abi
 from pyvmm.backends.net.backend import BUDGET, MAX_FRAME, MIN_FRAME, Wire, complain
+from pyvmm.backends.net.large import LargeFrames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,9 +34,9 @@ if TYPE_CHECKING:
     from pyvmm.ioloop import IoLoop, LoopTimer
 
 QUEUE = 512  # frames for the guest; libslirp has few under way, the guest's TCP windows bound them
-AT_ONCE = 8  # of them while the guest's vCPU waits for its doorbell; the I/O loop has the rest
 _IDLE_MS = 1000  # pollfds_fill's answer when nothing is due: wait for ever
 _FOR_EVER = 0xFFFF_FFFF
+_LOOK, _CALL = 1, 2  # what is waited for may be something else now; and the library may have something to do by itself
 _FLOWS = 4096  # sockets of the guest's at most; half of what `ulimit -n` allows if that is less
 
 _EVENTS = ((1, select.EPOLLIN), (2, select.EPOLLOUT), (4, select.EPOLLPRI), (8, select.EPOLLERR), (16, select.EPOLLHUP))
@@ -57,25 +59,30 @@ class SlirpWire(Wire):
         ConfigError: libslirp refuses it, or a port of the host's cannot be had.
     """
 
+    offload = True
+
     def __init__(self, config: NetConfig, options: UserNetwork, library: abi.Library) -> None:
         super().__init__(config.id)
         self.link = True
         self._library = library
         self._failure: BaseException | None = None
-        self._queue: list[bytes] = []  # for the guest
+        self._large = LargeFrames()
+        self._queue: list[tuple[Frame, bytes | None]] = []  # for the guest: frame, offload header
         self._wanted: list[tuple[int, int]] = []  # (descriptor, SLIRP_POLL_*) since the last fill
+        self._before: list[tuple[int, int]] = []  # and at the one before
         self._watched: dict[int, int] = {}  # descriptor: epoll events
         self._ready: dict[int, int] = {}
         self._flows: set[int] = set()
         self._most_flows = min(_FLOWS, os.sysconf("SC_OPEN_MAX") // 2)
         self._alarms: dict[int, _Alarm] = {}
-        self._paused = self._asked = self._delivering = False
+        self._paused = self._delivering = False
+        self._asked = 0  # what a frame of the guest's may have changed: _LOOK, _CALL
+        self._stale = True  # the epoll does not hold what was wanted last
         self._timer: LoopTimer | None = None
+        self._timeout = ctypes.c_uint32()
         self._epoll = select.epoll()
-        self._ask = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._ask, select.EPOLLIN)
-        self._add_poll = abi.AddPoll(self._guard(self._on_add_poll, -1))  # these live as long as C may call them
-        self._get_events = abi.GetEvents(self._guard(self._on_get_events, 0))
+        self._add_poll = abi.AddPoll(self._on_add_poll)  # these live as long as C may call them
+        self._get_events = abi.GetEvents(self._on_get_events)
         self._callbacks = self._make_callbacks()
         self._slirp: int | None = None
         try:
@@ -116,24 +123,35 @@ class SlirpWire(Wire):
         slirp, self._slirp = self._slirp, None
         if slirp:
             self._library.cleanup(slirp)
-        if self._ask >= 0:
-            os.close(self._ask)
-            self._ask = -1
-            self._epoll.close()
+        self._epoll.close()
+
+    def set_offload(self, flags: int) -> None:
+        self._large.flags = flags
 
     def send(self, frame: Frame, header: Frame | None = None) -> None:
-        data = frame if isinstance(frame, bytes) else bytes(frame)
-        if self._slirp is None or not MIN_FRAME <= len(data) <= MAX_FRAME or len(self._flows) >= self._most_flows and _opens(data):
+        if self._slirp is None or not MIN_FRAME <= len(frame) <= MAX_FRAME:
+            self.counters.dropped_tx += 1
+            return
+        pieces = self._large.outward(frame, header)
+        if not pieces or len(self._flows) >= self._most_flows and _opens(pieces[0]):
             self.counters.dropped_tx += 1
             return
         self.counters.sent += 1
-        self._library.input(self._slirp, data, len(data))
-        self._check()
-        if not self._asked:
-            self._asked = True
-            os.eventfd_write(self._ask, 1)
-        if self._queue and not self._paused and not self._delivering:  # the network answered at once: so does the wire
-            self._deliver(AT_ONCE)
+        for data in pieces:
+            self._library.input(self._slirp, data, len(data))
+        if self._failure is not None:
+            self._check()
+        self._asked = max(self._asked, _concerns(pieces[0]))
+
+    def flush(self) -> None:
+        if self._paused or self._delivering or self._loop is None:
+            return
+        if self._queue and not self._deliver():
+            return
+        asked, self._asked = self._asked, 0
+        if asked:
+            self._fill()
+            self._poll(asked > _LOOK)
 
     def resume(self) -> None:
         if self._paused and self._loop is not None and self._timer is not None:
@@ -145,10 +163,14 @@ class SlirpWire(Wire):
     def _serve(self) -> None:
         if self._paused or self._slirp is None or not self._deliver():
             return
+        self._asked = 0
+        self._poll(True)
+
+    def _poll(self, due: bool) -> None:
+        """Serves what is ready. ``due``: the library is called in any case: it may hold packets back, or one of its clocks has run out."""
         self._ready = dict(self._epoll.poll(0))
-        if self._ask in self._ready:
-            self._asked = False
-            os.eventfd_read(self._ask)
+        if not due and not self._ready:
+            return
         now = monotonic_ns()
         for alarm in list(self._alarms.values()):
             if alarm.due is not None and alarm.due <= now:
@@ -159,20 +181,27 @@ class SlirpWire(Wire):
         if self._deliver():
             self._fill()
 
-    def _deliver(self, most: int = BUDGET) -> bool:
+    def _deliver(self) -> bool:
         """Hands frames to the card. False: not all, so let the sockets wait; it goes on by ``resume`` or the timer."""
-        queue, done = self._queue, 0
-        count = min(len(queue), most)
+        queue, nic = self._queue, self._nic
+        if not queue:
+            return True
+        count, done = min(len(queue), BUDGET), 0
         self._delivering = True
+        if nic is not None and count > 1:
+            nic.burst(True)
         try:
             while done < count:
-                if not self._offer(queue[done]):
+                frame, header = queue[done]
+                if not self._offer(frame, header):
                     self._pause()
                     return False
                 done += 1
         finally:
-            self._delivering = False
             del queue[:done]
+            if nic is not None and count > 1:
+                nic.burst(False)
+            self._delivering = False
         if queue and self._timer is not None:
             self._timer.arm(monotonic_ns())
         return not queue
@@ -186,28 +215,35 @@ class SlirpWire(Wire):
 
     def _fill(self) -> None:
         """Asks which descriptors and which moment to wait for."""
-        self._wanted.clear()
-        timeout = ctypes.c_uint32(_FOR_EVER)
+        wanted, timeout = self._before, self._timeout
+        wanted.clear()
+        self._before, self._wanted = self._wanted, wanted
+        timeout.value = _FOR_EVER
         self._library.fill(self._slirp, ctypes.byref(timeout), self._add_poll, None)
         self._check()
-        wanted: dict[int, int] = {}
-        for fd, events in self._wanted:
-            wanted[fd] = wanted.get(fd, 0) | _TO_EPOLL[events & 31]
-        if wanted != self._watched:
-            for fd in self._watched.keys() - wanted.keys():
-                self._forget(fd)
-            for fd, mask in wanted.items():
-                if self._watched.get(fd) != mask:
-                    self._watch(fd, mask)
-            self._watched = wanted
+        if wanted != self._before or self._stale:
+            self._stale = False
+            self._rewatch()
         due = [alarm.due for alarm in self._alarms.values() if alarm.due is not None]
         if timeout.value < _IDLE_MS:
             due.append(monotonic_ns() + timeout.value * 1_000_000)
-        if self._timer is not None:
-            if due:
-                self._timer.arm(min(due))
-            else:
-                self._timer.cancel()
+        timer = self._timer
+        if due and timer is not None:
+            soonest = min(due)
+            if timer.due is None or soonest < timer.due:  # one that is set and comes too early costs less than setting it each time
+                timer.arm(soonest)
+
+    def _rewatch(self) -> None:
+        """The epoll follows what is wanted."""
+        wanted: dict[int, int] = {}
+        for fd, events in self._wanted:
+            wanted[fd] = wanted.get(fd, 0) | _TO_EPOLL[events & 31]
+        for fd in self._watched.keys() - wanted.keys():
+            self._forget(fd)
+        for fd, mask in wanted.items():
+            if self._watched.get(fd) != mask:
+                self._watch(fd, mask)
+        self._watched = wanted
 
     def _watch(self, fd: int, mask: int) -> None:
         if fd in self._watched:
@@ -246,15 +282,15 @@ class SlirpWire(Wire):
     def _make_callbacks(self) -> abi.Callbacks:
         guard = self._guard
         return abi.Callbacks(
-            abi.SendPacket(guard(self._on_packet, 0)),
+            abi.SendPacket(self._on_packet),
             abi.GuestError(guard(self._ignore, None)),
-            abi.Clock(guard(lambda _opaque: monotonic_ns(), 0)),
+            abi.Clock(lambda _opaque: monotonic_ns()),
             abi.TimerNew(guard(self._on_timer_new, None)),
             abi.TimerFree(guard(lambda timer, _opaque: self._alarms.pop(timer, None), None)),
             abi.TimerMod(guard(self._on_timer_mod, None)),
-            abi.PollFd(guard(lambda fd, _opaque: self._flows.add(fd), None)),
+            abi.PollFd(guard(self._on_register, None)),
             abi.PollFd(guard(self._on_unregister, None)),
-            abi.Notify(guard(self._ignore, None)),  # the loop asks again after each input anyway
+            abi.Notify(guard(self._ignore, None)),  # it is asked again after each input that matters
             abi.InitCompleted(guard(self._ignore, None)),
             abi.TimerNewOpaque(guard(self._on_timer_new_opaque, None)),
         )
@@ -263,8 +299,9 @@ class SlirpWire(Wire):
         pass
 
     def _on_packet(self, data: int, length: int, _opaque: object) -> int:
-        if len(self._queue) < QUEUE:
-            self._queue.append(ctypes.string_at(data, length))
+        queue = self._queue
+        if len(queue) < QUEUE:
+            queue += self._large.inward(ctypes.string_at(data, length))
         else:
             self.counters.dropped_rx += 1
         return length  # less counts as an error of ours
@@ -287,18 +324,33 @@ class SlirpWire(Wire):
         if timer in self._alarms:
             self._alarms[timer].due = expire_ms * 1_000_000
 
+    def _on_register(self, fd: int, _opaque: object) -> None:
+        self._flows.add(fd)
+        self._forget(fd)  # another socket by the same number may have gone without a word
+        self._asked, self._stale = max(self._asked, _LOOK), True
+
     def _on_unregister(self, fd: int, _opaque: object) -> None:
         self._flows.discard(fd)
         self._forget(fd)
+        self._asked, self._stale = max(self._asked, _LOOK), True
 
     def _on_add_poll(self, fd: int, events: int, _opaque: object) -> int:
-        self._wanted.append((fd, events))
-        return len(self._wanted) - 1
+        wanted = self._wanted
+        wanted.append((fd, events))
+        return len(wanted) - 1
 
     def _on_get_events(self, index: int, _opaque: object) -> int:
         fd, asked = self._wanted[index] if 0 <= index < len(self._wanted) else (-1, 0)
         ready = self._ready.get(fd, 0)
         return _FROM_EPOLL[ready & 31] & (asked | 24)  # errors and hang-ups come unasked
+
+
+def _concerns(frame: bytes) -> int:
+    """What a frame of the guest's may have changed, beside sockets that came or went."""
+    if frame[12:14] == b"\x08\x00" and len(frame) > 34 and not (frame[20] << 8 | frame[21]) & 0x3FFF:
+        protocol = frame[23]
+        return _LOOK if protocol == 6 else 0 if protocol in (1, 17) else _CALL
+    return _CALL  # ARP lets packets go that waited for it, a fragment starts a clock
 
 
 def _opens(frame: bytes) -> bool:

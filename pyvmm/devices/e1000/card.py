@@ -71,6 +71,7 @@ class E1000(PciFunction):
     Attributes:
         cable: plugged in; the link is up when the backend's is, too.
         receive: ``NetPeer.receive``: a frame from the wire. False: no buffer, offer it again after ``backend.resume()``.
+        burst: ``NetPeer.burst``.
     """
 
     def __init__(
@@ -88,9 +89,10 @@ class E1000(PciFunction):
         self.cable = True
         self.wire_up = backend.link
         words = image(mac, DEVICE, subsystem)
-        self.mac = Mac(name, memory, words, self.set_intx, backend.send, make_timer, clock, backend.offload)
+        self.mac = Mac(name, memory, words, self.set_intx, backend.send, backend.flush, make_timer, clock, backend.offload)
         self.mac.receiver.resume = backend.resume
         self.receive = self.mac.receiver.receive
+        self.burst = self.mac.interrupts.hold
         self.io = IoWindow(f"{name}-io", self.mac)
         self.add_bar(0, MMIO_SIZE, self.mac, width=4)
         self.add_bar(1, IO_SIZE, self.io, kind="io", width=4)

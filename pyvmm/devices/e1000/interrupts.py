@@ -2,6 +2,9 @@
 
 Causes are latched whether they are enabled or not: drivers poll ICR. ITR keeps a minimum distance between two rising
 edges; what comes earlier waits for a timer, of which at most one is armed.
+
+A cause that the driver lets come late (3.2.7.2: descriptors with IDE) waits in ``late`` for a timer, for the next interrupt, or until
+ICR is read: an interrupt costs a driver five accesses, so that a card with nothing but such causes would be all interrupts.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ class Interrupts:
     Attributes:
         level: what INTA is.
         last: when it rose last while there was a moderation, nanoseconds.
+        late: causes that have come and are not in ICR yet.
+        held: a burst of frames is being received: the line rises behind it.
     """
 
     def __init__(self, regs: dict[int, int], set_line: Callable[[int], None], make_timer: MakeTimer, clock: Clock) -> None:
@@ -35,14 +40,32 @@ class Interrupts:
         self.set_line = set_line
         self.clock = clock
         self.timer = make_timer(self._expired)
-        self.waiting = False
+        self.late_timer = make_timer(self._late_expired)
+        self.waiting = self.held = self.late_armed = False
         self.level = 0
         self.last = 0
+        self.late = 0
 
     def post(self, causes: int) -> None:
         """Something happened."""
         self.regs[ICR] |= causes
-        if not self.level:
+        if not self.level and not self.held:
+            self.update()
+
+    def post_late(self, causes: int, delay: int) -> None:
+        """Something happened that the driver need not know for so many nanoseconds. It may know sooner."""
+        if self.level:
+            self.regs[ICR] |= causes
+            return
+        self.late |= causes
+        if not self.late_armed:  # a timer that is set for what came before is left as it is
+            self.late_armed = True
+            self.late_timer.arm(self.clock() + max(delay, MIN_GAP))
+
+    def hold(self, on: bool) -> None:
+        """A burst of frames comes (True), or has come."""
+        self.held = on
+        if not on and not self.level:
             self.update()
 
     def update(self) -> None:
@@ -62,6 +85,8 @@ class Interrupts:
                     self.timer.arm(self.last + gap)
                     return
                 self.last = now
+            regs[ICR] |= self.late
+            self.late = 0
             self.drive(1)
 
     def drive(self, level: int) -> None:
@@ -73,12 +98,18 @@ class Interrupts:
         self.waiting = False
         self.update()
 
+    def _late_expired(self) -> None:
+        self.late_armed = False
+        causes, self.late = self.late, 0
+        if causes:
+            self.post(causes)
+
     # --- registers ---------------------------------------------------------------------------------------------------
     def read_icr(self) -> int:
         """Reading clears (13.4.17)."""
         regs = self.regs
-        value = regs[ICR]
-        regs[ICR] = 0
+        value = regs[ICR] | self.late
+        regs[ICR] = self.late = 0
         if self.level:
             self.drive(0)
         return value
@@ -86,6 +117,7 @@ class Interrupts:
     def write_icr(self, value: int) -> None:
         """Writing 1 clears."""
         self.regs[ICR] &= ~value
+        self.late &= ~value
         self.update()
 
     def write_ics(self, value: int) -> None:
@@ -115,5 +147,7 @@ class Interrupts:
 
     def reset(self) -> None:
         """After the registers were reset: line low."""
-        self.last = 0
+        self.last = self.late = 0
+        self.late_timer.cancel()
+        self.late_armed = False
         self.restored()

@@ -52,6 +52,8 @@ from pyvmm.devices.e1000.constants import (
     TDBAL,
     TDLEN,
     TDT,
+    TIDV,
+    TIDV_FPD,
     VET,
 )
 from pyvmm.devices.e1000.eeprom import Eeprom
@@ -87,6 +89,7 @@ class MacState(Record):
         raised: when the interrupt line rose last, for ITR.
         dma: the PCI function may access memory.
         level: of the interrupt line.
+        late: causes that wait for their delay.
     """
 
     regs: dict[int, int]
@@ -97,6 +100,7 @@ class MacState(Record):
     raised: int = 0
     dma: bool = False
     level: int = 0
+    late: int = 0
 
 
 class Mac:
@@ -106,7 +110,7 @@ class Mac:
         name: of the card.
         words: contents of its EEPROM.
         set_line: drives INTA, 0 or 1.
-        send: takes a frame for the wire and its offload header or None.
+        send: takes a frame for the wire and its offload header or None; flush: that was all for now.
         hand_over: ``send`` takes offload headers.
     """
 
@@ -119,6 +123,7 @@ class Mac:
         words: list[int],
         set_line: Callable[[int], None],
         send: Callable[[bytearray, bytes | None], None],
+        flush: Callable[[], None],
         make_timer: MakeTimer,
         clock: Clock,
         hand_over: bool = False,
@@ -133,7 +138,7 @@ class Mac:
         self.stats = Stats()
         self.filters = Filter(regs)
         self.receiver = Receiver(regs, memory, self.filters, self.stats, self.interrupts.post)
-        self.transmitter = Transmitter(regs, memory, self.stats, self.interrupts.post, self._emit, hand_over, make_timer, clock)
+        self.transmitter = Transmitter(regs, memory, self.stats, self.interrupts, self._emit, flush, hand_over, make_timer, clock)
         self.phy = Phy(self._phy_changed)
         self._reads = self._read_handlers()
         self._writes = self._write_handlers()
@@ -176,6 +181,7 @@ class Mac:
             IMC: self.interrupts.write_imc,
             RDT: self.receiver.write_tail,
             TDT: self.transmitter.write_tail,
+            TIDV: self._write_tidv,
         }
         for offset in (FCAL, FCAH, FCT, VET, *range(RA, RA + 8 * ADDRESSES, 4)):
             handlers[offset] = then(offset, PLAIN[offset][1], self.filters.configure)
@@ -232,6 +238,12 @@ class Mac:
         self.regs[MDIC] = self.phy.mdic(value)
         if value & INTERRUPT:
             self.interrupts.post(MDAC)
+
+    def _write_tidv(self, value: int) -> None:
+        """13.4.41. FPD: what waits for this timer is told now."""
+        self.regs[TIDV] = value & PLAIN[TIDV][1]
+        if value & TIDV_FPD and self.interrupts.late:
+            self.interrupts.post(self.interrupts.late)
 
     def _write_pba(self, value: int) -> None:
         """13.4.16: what the receiver does not get is the transmitter's."""
@@ -320,6 +332,7 @@ class Mac:
             raised=self.interrupts.last,
             dma=self.dma,
             level=self.interrupts.level,
+            late=self.interrupts.late,
         )
 
     @state.setter
@@ -329,7 +342,8 @@ class Mac:
         self.stats.counts.clear()
         self.stats.counts.update(state.counts)
         self.eeprom.state, self.phy.state, self.transmitter.state = state.eeprom, state.phy, state.transmit
-        self.interrupts.last, self.interrupts.level, self.dma = state.raised, state.level, state.dma
+        self.interrupts.last, self.interrupts.level, self.interrupts.late = state.raised, state.level, state.late
+        self.dma = state.dma
 
     def lasting(self) -> list[tuple[int, int]]:
         """(gpa, length) of guest memory that is written without a fresh ``memory.view``: the rings."""
@@ -342,6 +356,8 @@ class Mac:
         self.filters.configure()
         self.phy.set_carrier(self.phy.carrier)  # the cable may not be where it was; configures the receiver as well
         self.interrupts.drive(self.interrupts.level)
+        self.regs[ICR] |= self.interrupts.late  # its timer is not set: told now
+        self.interrupts.late = 0
         self.interrupts.restored()
         self.configure_transmitter()
 

@@ -129,7 +129,7 @@ class Receiver:
             self.retry()
 
     # --- frames ------------------------------------------------------------------------------------------------------
-    def receive(self, frame: memoryview | bytes, header: Buffer | None = None) -> bool:
+    def receive(self, frame: Buffer, header: Buffer | None = None) -> bool:
         """One Ethernet frame without FCS from the wire (``NetPeer.receive``). False: no buffer, offer it again after ``resume``."""
         if not self.open:
             return True
@@ -137,7 +137,7 @@ class Receiver:
             return self._receive_unfinished(frame, header)
         return self.take(frame if type(frame) is bytes else bytes(frame))
 
-    def _receive_unfinished(self, frame: memoryview | bytes, header: Buffer) -> bool:
+    def _receive_unfinished(self, frame: Buffer, header: Buffer) -> bool:
         """A frame somebody left to be summed or cut. When buffers end in the midst of one, the rest is lost, as on a busy wire."""
         for number, piece in enumerate(complete(frame, header)):
             if not self.take(bytes(piece)):

@@ -24,6 +24,7 @@ _CAUSES = bits(
 _LOW, _HIGH = bits("ADDR 31:4 16-byte aligned"), bits("ADDR 31:0 upper half")
 _LENGTH, _INDEX = bits("LEN 19:7 bytes, in units of 128"), bits("INDEX 15:0 descriptor")
 _DELAY = bits("DELAY 15:0 units of 1.024 us; here interrupts are immediate")
+_TX_DELAY = bits("DELAY 15:0 units of 1.024 us, for descriptors with IDE; here at least 128 us, for all that come meanwhile")
 _THRESHOLDS = ("PTHRESH 5:0", "HTHRESH 13:8", "WTHRESH 21:16", "GRAN 24")
 
 
@@ -125,9 +126,9 @@ REGISTERS = (
     _reg("TDLEN", 0x03808, "13.4.38", _LENGTH),
     _reg("TDH", 0x03810, "13.4.39", _INDEX),
     _reg("TDT", 0x03818, "13.4.40", _INDEX),
-    _reg("TIDV", 0x03820, "13.4.41", _DELAY),
+    _reg("TIDV", 0x03820, "13.4.41", (*_TX_DELAY, *bits("FPD 31 now"))),
     _reg("TXDCTL", 0x03828, "13.4.43", bits(*_THRESHOLDS, "LWTHRESH 31:25")),
-    _reg("TADV", 0x0382C, "13.4.44", _DELAY),
+    _reg("TADV", 0x0382C, "13.4.44", _TX_DELAY),
     _reg("TSPMT", 0x03830, "13.4.45", bits("TSMT 15:0", "TSPBP 31:16")),
     _reg("RXCSUM", 0x05000, "13.4.47", bits("PCSS 7:0 start", "IPOFL 8 IP checksum", "TUOFL 9 TCP and UDP checksum")),
     _table("MTA", 0x05200, "13.5.1", "multicast hash table"),

@@ -12,6 +12,7 @@ from pyvmm.devices.e1000.constants import (
     CTRL_VME,
     FCS,
     JUMBO_LIMIT,
+    TADV,
     TCTL,
     TCTL_EN,
     TCTL_PSP,
@@ -20,6 +21,7 @@ from pyvmm.devices.e1000.constants import (
     TDH,
     TDLEN,
     TDT,
+    TIDV,
     TXDW,
     TXQE,
     VET,
@@ -34,17 +36,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.devices.device import Clock, MakeTimer
+    from pyvmm.devices.e1000.interrupts import Interrupts
     from pyvmm.devices.e1000.stats import Stats
     from pyvmm.memory import GuestMemory
 
 # Descriptor, second quadword. Common to all kinds (3.3.3-3.3.7):
-EOP, IFCS, IC, TSE, RS, DEXT, VLE, DD = 1 << 24, 1 << 25, 1 << 26, 1 << 26, 1 << 27, 1 << 29, 1 << 30, 1 << 32
+EOP, IFCS, IC, TSE, RS, DEXT, VLE, IDE, DD = 1 << 24, 1 << 25, 1 << 26, 1 << 26, 1 << 27, 1 << 29, 1 << 30, 1 << 31, 1 << 32
 _CONTEXT, _DATA = 0, 1  # DTYP, bits 23:20 with DEXT
 _CONTEXT_KEY_SHIFT = 20  # PAYLEN below it changes from frame to frame and says nothing new
 
 MAX_GATHER = 0x1_0000 + 256  # 64 KiB and its headers
 TURN = 512  # units of work before the lock is given back: descriptors, frames, 2 KiB of data
 _UNIT_SHIFT = 11
+_DELAY_UNIT = 1024  # nanoseconds (13.4.41, 13.4.44)
 
 
 class TransmitState(Record):
@@ -71,8 +75,9 @@ class Transmitter:
     """The transmit unit.
 
     Args:
-        post: takes interrupt causes.
+        interrupts: takes causes.
         emit: takes a finished frame and the offload header for it, or None.
+        flush: called when there are no more frames for now.
         hand_over: the wire takes offload headers.
 
     Attributes:
@@ -84,8 +89,9 @@ class Transmitter:
         regs: dict[int, int],
         memory: GuestMemory,
         stats: Stats,
-        post: Callable[[int], None],
+        interrupts: Interrupts,
         emit: Callable[[bytearray, bytes | None], None],
+        flush: Callable[[], None],
         hand_over: bool,
         make_timer: MakeTimer,
         clock: Clock,
@@ -93,8 +99,9 @@ class Transmitter:
         self.regs = regs
         self.memory = memory
         self.stats = stats
-        self.post = post
+        self.interrupts = interrupts
         self.emit = emit
+        self.flush = flush
         self.hand_over = hand_over
         self.clock = clock
         self.timer = make_timer(self.run)
@@ -136,13 +143,16 @@ class Transmitter:
         if head == tail or head >= count or tail >= count:
             return
         self.work = TURN
-        causes, step = 0, self.step
+        causes, late, step = 0, False, self.step
         while head != tail:
             high = ring[2 * head + 1]
             step(head, ring[2 * head], high)
             if high & RS:
                 ring[2 * head + 1] = high | DD
-                causes = TXDW
+                if high & IDE:
+                    late = True
+                else:
+                    causes = TXDW
             head += 1
             if head == count:
                 head = 0
@@ -154,8 +164,20 @@ class Transmitter:
             causes |= TXQE
         else:
             self.timer.arm(self.clock())
+        self.flush()  # what comes back at once is in the same interrupt
+        if late:
+            delay = self._delay()
+            if delay:
+                self.interrupts.post_late(TXDW, delay)
+            else:
+                causes |= TXDW
         if causes:
-            self.post(causes)
+            self.interrupts.post(causes)
+
+    def _delay(self) -> int:
+        """How long TXDW may wait for descriptors with IDE (3.2.7.2), nanoseconds."""
+        relative, absolute = self.regs[TIDV], self.regs[TADV]
+        return _DELAY_UNIT * (min(relative, absolute) if relative and absolute else relative)
 
     def step(self, index: int, low: int, high: int) -> None:
         """One descriptor; tracers replace this."""

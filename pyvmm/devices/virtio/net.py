@@ -121,6 +121,7 @@ class VirtioNet(VirtioDevice):
         self._mergeable = False
         self._limit = MAX_FRAME
         self._waiting = False  # the wire was refused a frame
+        self._burst = False  # more frames follow: they are told of together
         self._offered: Frame | None = None  # what ``receive`` has for ``serve``
         self._header: Frame = _PLAIN
         self._taken = True
@@ -220,7 +221,7 @@ class VirtioNet(VirtioDevice):
             self._retry()
 
     # --- receive -----------------------------------------------------------------------------------------------------
-    def receive(self, frame: memoryview | bytes, header: Frame | None = None) -> bool:
+    def receive(self, frame: Frame, header: Frame | None = None) -> bool:
         """One frame from the wire (``NetPeer``). False: no buffer, it is welcome again after ``backend.resume``."""
         if not (self.cable and self.wire_up) or len(frame) < ETH_HEADER:
             self.counts.rx_dropped += 1
@@ -234,6 +235,12 @@ class VirtioNet(VirtioDevice):
             self.counts.rx_dropped += 1
             return True
         return self._receive(frame, _PLAIN)
+
+    def burst(self, on: bool) -> None:
+        """See ``NetPeer``."""
+        self._burst, queue = on, self.queues[RX]
+        if not on and queue is not None and queue.should_signal():
+            self.signals.queue(RX)
 
     def _receive(self, frame: Frame, header: Frame) -> bool:
         self._offered, self._header, self._taken = frame, header, True
@@ -294,7 +301,7 @@ class VirtioNet(VirtioDevice):
                 return self._taken
             self._merge(queue, chains, frame)
         self.counts.received += 1
-        if queue.should_signal():
+        if not self._burst and queue.should_signal():
             self.signals.queue(RX)
         return True
 
@@ -354,6 +361,7 @@ class VirtioNet(VirtioDevice):
         finally:
             if queue.should_signal():
                 self.signals.queue(TX)
+            self.backend.flush()
 
     def send(self, chain: Chain) -> int:
         """One request; returns units of work."""
@@ -435,10 +443,8 @@ class VirtioNet(VirtioDevice):
 
 def _scatter(views: Views, data: Frame) -> None:
     """Copies ``data`` into as many views as it needs."""
-    at, size = 0, len(data)
+    at = 0
     for view in views:
         part = data[at : at + len(view)]
         view[: len(part)] = part
         at += len(part)
-        if at >= size:
-            return

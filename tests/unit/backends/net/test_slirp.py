@@ -65,7 +65,7 @@ def test_discover_offer_request_acknowledge(loop: Loop) -> None:
     wire = user(("hostname", "box"), ("domainname", "example.org"))
     guest = Guest(wire)
     wire.attach(loop, guest)
-    assert wire.link and not wire.offload
+    assert wire.link and wire.offload
     guest.discover()
     assert loop.until(lambda: guest.dhcp)
     offer = guest.dhcp[0]
@@ -150,6 +150,39 @@ def test_tcp_to_a_server_of_the_host(loop: Loop) -> None:
         assert loop.until(lambda: connection.closed)
         connection.close()
     loop.turn()
+    guest.backend.close()
+
+
+def test_large_frames_both_ways_when_the_card_takes_them(loop: Loop) -> None:
+    guest = guest_on(loop)
+    guest.backend.set_offload(7)
+    server, port = listener()
+    with server:
+        connection = guest.connect("10.0.2.2", port)
+        assert loop.until(lambda: connection.established)
+        peer = server.accept()[0]
+        with peer:
+            data = random.Random(2).randbytes(1 << 20)
+            sent, peer_got = 0, b""
+            peer.setblocking(False)
+
+            def push() -> bool:
+                nonlocal sent
+                try:
+                    sent += peer.send(data[sent:])
+                except BlockingIOError:
+                    pass
+                return len(connection.received) == len(data)
+
+            before = len(guest.frames)
+            assert loop.until(push, 20)
+            assert connection.received == data
+            assert len(guest.frames) - before < 2 * len(data) // 16000 + 20
+            connection.send(data[:60000])
+            while len(peer_got) < 60000:
+                assert loop.until(lambda: select.select([peer], [], [], 0)[0])
+                peer_got += peer.recv(1 << 16)
+            assert peer_got == data[:60000]
     guest.backend.close()
 
 
@@ -288,7 +321,7 @@ def test_nothing_is_polled_while_nothing_happens(loop: Loop) -> None:
     guest.ping("10.0.2.2", 1)
     assert loop.until(lambda: guest.echoes)
     loop.turn(0.3)
-    assert 1 <= served < 5
+    assert served == 0, "the network answers a ping while its sender waits for the doorbell"
     wire.close()
 
 
@@ -322,14 +355,20 @@ def test_callbacks_outlive_a_collection_and_may_raise(loop: Loop, monkeypatch: p
     gc.collect()
     guest.ping("10.0.2.2", 1)
     assert loop.until(lambda: guest.echoes)
-    monkeypatch.setattr(wire, "_on_add_poll", None)
-    monkeypatch.setattr("pyvmm.backends.net.slirp.monotonic_ns", lambda: 1 // 0)
-    with pytest.raises(ZeroDivisionError):  # in the clock, which C calls
-        for _ in range(100):
-            wire._library.poll(wire._slirp, 0, wire._get_events, None)
-            wire._check()
+    monkeypatch.setattr(wire, "_flows", None)
+    with pytest.raises(AttributeError):  # when C tells of a new socket
+        wire._library.input(wire._slirp, *_datagram(guest))
+        wire._check()
     monkeypatch.undo()
+    guest.ping("10.0.2.2", 2)
+    assert loop.until(lambda: len(guest.echoes) == 2)
     wire.close()
+
+
+def _datagram(guest: Guest) -> tuple[bytes, int]:
+    to, target = guest.neighbours[ip("10.0.2.2")], ip("10.0.2.2")
+    frame = to + guest.mac + b"\x08\x00" + ipv4(guest.address, target, 17, udp(5000, 9, b"x"))
+    return frame, len(frame)
 
 
 def test_many_flows_are_bounded(loop: Loop) -> None:
@@ -378,6 +417,8 @@ def test_a_guest_that_sends_noise(seed: int, loop: Loop, capfd: pytest.CaptureFi
                 body[chance.randrange(len(body))] = chance.randrange(256)
         wire.send(bytes(body[: chance.choice((len(body), chance.randrange(len(body) + 1)))]))
         count += 1
+        if chance.random() < 0.7:
+            wire.flush()
         nic.room = chance.choice((None, None, 0, 3))
         wire.resume()
         if chance.random() < 0.1:
@@ -387,8 +428,9 @@ def test_a_guest_that_sends_noise(seed: int, loop: Loop, capfd: pytest.CaptureFi
     assert len(wire._queue) <= QUEUE
     nic.room = None
     wire.resume()
-    loop.turn()
-    assert not wire._queue and counters.received == len(nic.frames)
+    wire.flush()
+    assert loop.until(lambda: not wire._queue)
+    assert counters.received == len(nic.frames)
     wire.close()
     assert capfd.readouterr().err.count("\n") <= 6
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from pyvmm.devices.e1000 import constants as c
@@ -165,3 +167,105 @@ def test_moderation_has_a_shortest_distance_and_can_be_off() -> None:
     assert rig.line.level == 0
     rig.time.advance(1 * US)
     assert rig.line.level == 1
+
+
+def test_a_burst_of_frames_interrupts_behind_the_last() -> None:
+    rig, _ = rig_open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.card.burst(True)
+    for _ in range(3):
+        rig.card.receive(frame(bytes(60)))
+        assert rig.line.level == 0
+    rig.card.burst(False)
+    assert rig.line.level == 1
+    assert rig.read(c.ICR) == c.RXT0
+    rig.card.burst(True)
+    rig.card.burst(False)
+    assert rig.line.level == 0
+
+
+def rig_late(tidv: int = 8, tadv: int = 32) -> tuple[Rig, Driver]:
+    rig, driver = rig_open()
+    rig.write(c.TIDV, tidv)
+    rig.write(c.TADV, tadv)
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    return rig, driver
+
+
+def test_transmit_interrupts_come_late_and_together() -> None:
+    rig, driver = rig_late()
+    for _ in range(3):
+        driver.send(frame(bytes(60)), late=True)
+        rig.time.advance(20 * US)
+    assert rig.line.level == 0
+    rig.time.advance(200 * US)
+    assert rig.line.changes == [1]
+    assert rig.read(c.ICR) & c.TXDW
+    rig.time.advance(10_000 * US)
+    assert rig.line.changes == [1, 0]
+
+
+@pytest.mark.parametrize(("tidv", "tadv", "microseconds"), [(8, 32, 128), (1000, 0, 1024), (1000, 500, 512), (8, 60000, 128)])
+def test_how_late(tidv: int, tadv: int, microseconds: int) -> None:
+    rig, driver = rig_late(tidv, tadv)
+    driver.send(frame(bytes(60)), late=True)
+    rig.time.advance((microseconds - 1) * US)
+    assert rig.line.level == 0
+    rig.time.advance(2 * US)
+    assert rig.line.level == 1
+
+
+def test_who_wants_no_delay_has_none() -> None:
+    rig, driver = rig_late(0, 0)
+    driver.send(frame(bytes(60)), late=True)
+    assert rig.line.level == 1
+    rig, driver = rig_late()
+    driver.send(frame(bytes(60)))
+    assert rig.line.level == 1
+
+
+def test_a_late_cause_goes_with_the_next_interrupt_and_with_a_look() -> None:
+    rig, driver = rig_late()
+    driver.send(frame(bytes(60)), late=True)
+    rig.card.receive(frame(bytes(60)))
+    assert rig.read(c.ICR) == c.TXDW | c.TXQE | c.RXT0
+    rig.time.advance(10_000 * US)
+    assert rig.line.changes == [1, 0], "and not a second time"
+    driver.send(frame(bytes(60)), late=True)
+    assert rig.read(c.ICR) & c.TXDW, "a driver may poll"
+    driver.send(frame(bytes(60)), late=True)
+    rig.write(c.ICR, c.TXDW)
+    rig.time.advance(10_000 * US)
+    assert rig.line.changes == [1, 0]
+
+
+def test_fpd_ends_the_delay() -> None:
+    rig, driver = rig_late(60000, 0)
+    driver.send(frame(bytes(60)), late=True)
+    rig.write(c.TIDV, 60000 | c.TIDV_FPD)
+    assert rig.line.level == 1
+    assert rig.read(c.TIDV) == 60000
+
+
+def test_late_causes_and_resets() -> None:
+    rig, driver = rig_late()
+    driver.send(frame(bytes(60)), late=True)
+    kept = copy.deepcopy(rig.card.mac.state)
+    assert kept.late == c.TXDW
+    rig.card.mac.state = kept
+    rig.card.mac.restored()
+    assert rig.line.level == 1, "a snapshot forgets the timer, not the cause"
+    rig.read(c.ICR)
+    driver.send(frame(bytes(60)), late=True)
+    rig.write(c.CTRL, rig.read(c.CTRL) | c.CTRL_RST)
+    rig.time.advance(10_000 * US)
+    assert rig.read(c.ICR) & c.TXDW == 0
+
+
+def test_what_the_wire_answers_at_once_is_in_the_same_interrupt() -> None:
+    rig, driver = rig_open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.card.mac.transmitter.flush = lambda: rig.card.receive(frame(bytes(60)))
+    driver.send(frame(bytes(60)))
+    assert rig.line.changes == [1]
+    assert rig.read(c.ICR) == c.TXDW | c.TXQE | c.RXT0

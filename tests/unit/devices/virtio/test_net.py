@@ -523,3 +523,34 @@ def test_a_snapshot_goes_on_where_it_stood() -> None:
     again.post(1, 2048)
     assert again.device.receive(PEER + frame(1)[6:])
     assert len(again.received()) == 1
+
+
+def test_a_burst_of_frames_is_one_interrupt() -> None:
+    rig = NetRig()
+    rig.start(buffers=8, without=1 << 29)  # without EVENT_IDX every one would be wanted
+    told: list[int] = []
+    rig.device.signals.queue = told.append
+    rig.device.burst(True)
+    for _ in range(3):
+        assert rig.device.receive(bytes(60))
+        assert not told
+    rig.device.burst(False)
+    assert told == [RX]
+    assert len(rig.received()) == 3
+    rig.device.burst(True)
+    rig.device.burst(False)
+    assert told == [RX]
+
+
+def test_the_wire_is_told_when_all_is_sent() -> None:
+    rig = NetRig()
+    rig.start()
+    order: list[str] = []
+    send = rig.wire.send
+    rig.wire.send = lambda frame, header=None: (order.append("send"), send(frame, header))  # type: ignore[method-assign,assignment,return-value]
+    rig.wire.flush = lambda: order.append("flush")  # type: ignore[method-assign]
+    rig.tx.add(header(0) + bytes(60))
+    rig.tx.add(header(0) + bytes(60))
+    rig.driver.kick(TX)
+    rig.loop.run_pending()
+    assert order == ["send", "send", "flush"]
