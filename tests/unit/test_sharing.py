@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import side_by_side
 from tests.nested import suite_amd
 from tests.nested.amd import AGAIN
 from tests.nested.sharing import CLAIMED, FAILED, PASSED, Share
@@ -130,3 +131,15 @@ def _patch(monkeypatch: pytest.MonkeyPatch, boot: Callable[..., int]) -> None:
         return boot(command, cwd, **files)
 
     monkeypatch.setattr(subprocess, "call", call)
+
+
+def test_two_processes_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tests, shares = tmp_path / "test_some.py", [tmp_path / name for name in ("well", "ill")]
+    tests.write_text(TESTS)
+    for share in shares:
+        share.mkdir()
+    assert side_by_side.run(["-k", "not second", str(tests)], 2, shares[0]) == 0
+    assert "3 passed, 0 failed, of 3 tests, in 2 processes" in capfd.readouterr().out
+    assert side_by_side.run([str(tests)], 2, shares[1]) == 1
+    out = capfd.readouterr().out
+    assert "::test_second\n" in out and "3 passed, 1 failed, of 4 tests, in 2 processes" in out

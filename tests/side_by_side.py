@@ -1,0 +1,50 @@
+"""pytest in as many processes as there are CPUs, up to two: python -m tests.side_by_side [PYTEST ARGUMENTS]
+
+Each test runs in the process that first claims it (tests/nested/sharing.py). The first prints as it goes, the other at the end.
+Status 0: every test that was collected has ended well in one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST = 2
+
+
+def run(arguments: Sequence[str], count: int, folder: Path) -> int:
+    """``count`` processes with a common list in ``folder``."""
+    from tests.nested.sharing import COLLECTED, FAILED, PASSED, Share
+
+    processes = []
+    for number in range(count):
+        command = [sys.executable, "-m", "pytest", "-p", "tests.nested.sharing", f"--share={folder}", f"--host={number}", "-p",
+                   "no:cacheprovider", *arguments]  # fmt: skip
+        output = (folder / f"output-{number}").open("wb") if number else None
+        processes.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output))
+        if output is not None:
+            output.close()
+    statuses = [process.wait() for process in processes]
+    for number in range(1, count):
+        print(f"side by side: process {number} printed:\n{(folder / f'output-{number}').read_text(errors='replace')}", flush=True)
+    books = [Share(folder, number) for number in range(count)]
+    passed, failed = ([test for book in books for test in book.lines(event)] for event in (PASSED, FAILED))
+    wanted = {number for book in books for number in book.lines(COLLECTED)}
+    for test in failed:
+        print(f"side by side: failed {test}")
+    print(f"side by side: {len(passed)} passed, {len(failed)} failed, of {' or '.join(wanted) or 'no'} tests, in {count} processes")
+    return max(statuses) or int(bool(failed) or wanted != {str(len(passed))})
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="pyvmm-tests-") as folder:
+        return run(sys.argv[1:], min(len(os.sched_getaffinity(0)), MOST), Path(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
