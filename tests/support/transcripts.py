@@ -7,7 +7,8 @@ stands in a comment above the block, in clauses with a semicolon between them:
     <!-- test: varies ms count; continues; needs paging32; only software: what does not hold on hardware -->
 
 ``varies`` names what is another each time (VARIES), or has a /regular expression/; ``continues`` types the block above first, in the same
-folder; ``network`` is for a host that has libslirp or passt; ``only software`` and ``only hardware`` (a KVM that interprets ring 0, or not) need a reason; ``linux`` is for a KVM that boots one.
+folder; ``network`` is for a host that has libslirp or passt; ``only software`` and ``only hardware`` (a KVM that interprets ring 0,
+or not) need a reason; ``linux`` is for a KVM that boots one.
 PYVMM_WRITE_GOLDEN=1 writes the page anew where it is not true, to be read before it is committed.
 """
 

@@ -1,6 +1,6 @@
 """The exercises' checks: the reference answers pass, and what one begins with fails with a hint in words.
 
-The answers are here so that they are not beside the questions. Those of lesson 1 are changes of docs/lessons/01/first.py.
+The answers are here so that they are not beside the questions. Some are changes of docs/lessons/01/first.py.
 """
 
 from __future__ import annotations
@@ -35,10 +35,20 @@ ANSWER = """        if not direction:
             run[offset] = 0x1E
     elif reason == KVM_EXIT_HLT:
 """
+LOAD = """    0xA0, 0x00, 0x20,  # mov al, [0x2000]
+    0xE6, 0xE9,        # out 0xe9, al
+"""
+DEVICE = """    elif reason == 6:
+        address, data, length, is_write = struct.unpack_from("=QQIB", run, 32)
+        print(f"exit: KVM_EXIT_MMIO, {'write' if is_write else 'read'} {address:#x}, {length} byte")
+        run[40] = ord("Z")
+    elif reason == KVM_EXIT_HLT:
+"""
 OF_FIRST = {
     "01_1.py": [(FIRST_CODE, FIRST_CODE.replace("'A'", "'H'").replace('"A"', '"H"') + FIRST_CODE.replace('"A"', '"i"'))],
     "01_2.py": [(FIRST_CODE, LOOP)],
     "01_3.py": [(FIRST_CODE, READ), ("    elif reason == KVM_EXIT_HLT:\n", ANSWER)],
+    "04_1.py": [(FIRST_CODE, LOAD), ("    elif reason == KVM_EXIT_HLT:\n", DEVICE)],
 }
 
 
