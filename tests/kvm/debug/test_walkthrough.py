@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,53 +15,20 @@ from pyvmm.kvm.kind import emulates_ring0
 from pyvmm.observe.debug.command import GROUPS
 from pyvmm.observe.debug.commands import COMMANDS
 from pyvmm.observe.debug.commands.info import INFO
-from tests.support.process import COMMAND, ROOT
+from tests.support import transcripts
+from tests.support.process import ROOT
 
 pytest.importorskip("capstone")
 DOCS = Path(ROOT) / "docs" / "debugger.md"
-PROMPT = "(pyvmm) "
-_BLOCK = re.compile(r"```console\n(\$ pyvmm debug [^\n]*\n.*?)```\n", re.DOTALL)
 _LIST = re.compile(r"<!-- commands -->\n.*?<!-- end -->\n", re.DOTALL)
-_TIME = re.compile(r" +\d+\.\d{3} ms")
-
-
-def blocks() -> list[str]:
-    """The transcripts as they stand."""
-    return [match[1] for match in _BLOCK.finditer(DOCS.read_text())]
-
-
-def transcript(block: str) -> str:
-    """What the commands of a block really say."""
-    first, *lines = block.splitlines()
-    arguments: list[str] = []
-    for line in lines:
-        if line.startswith(PROMPT):
-            arguments += ["-ex", f"echo {line}", "-ex", line.removeprefix(PROMPT)]
-    done = subprocess.run(
-        [*COMMAND, *first.removeprefix("$ pyvmm ").split(), "--batch", *arguments], capture_output=True, cwd=ROOT, timeout=300
-    )
-    assert not done.returncode, done.stdout + done.stderr
-    return f"{first}\n{done.stdout.decode()}"
-
-
-def comparable(text: str) -> str:
-    """Without times, which are another each time."""
-    return _TIME.sub("  0.000 ms", text)
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("number", range(len(blocks())))
-def test_transcript(number: int) -> None:
-    block = blocks()[number]
-    if not emulates_ring0() and ("(pyvmm) explain" in block or "triple-fault" in block):
-        pytest.skip(
-            "where KVM leaves rip at an exit, and what AMD leaves of a dead vCPU, are other matters on hardware"
-        )
-    said = transcript(block)
-    if os.environ.get("PYVMM_WRITE_GOLDEN") and comparable(said) != comparable(block):
-        DOCS.write_text(DOCS.read_text().replace(block, said))
-    assert comparable(said) == comparable(blocks()[number])
-    assert max(map(len, said.splitlines())) <= 120
+@pytest.mark.parametrize("block", transcripts.blocks(DOCS), ids=lambda block: str(transcripts.blocks(DOCS).index(block)))
+def test_transcript(block: transcripts.Block, tmp_path: Path) -> None:
+    if block.only and not emulates_ring0():
+        pytest.skip(block.reason)
+    transcripts.check(block, tmp_path)
 
 
 def _commands() -> str:
