@@ -87,7 +87,7 @@ def test_guests_run_as_without(guest: str) -> None:
 def test_a_guest_boots_again_inside(tmp_path: Path) -> None:
     image = tmp_path / "reset.bin"
     image.write_bytes(bytes.fromhex("baf803 b041 ee b0fe e664"))  # mov dx,3f8h; mov al,'A'; out dx,al; reset by the keyboard controller
-    ended = features.run_pyvmm("run", str(image), "-format", "flat16", "--timeout", "4", "-sandbox", "on")
+    ended = features.run_pyvmm("run", str(image), "-format", "flat16", "--timeout", "4", "--sandbox", "on")
     assert ended.returncode == 124 and ended.stdout.count(b"A") > 2, ended.stderr.decode()
     assert ended.stderr.startswith(b"pyvmm: timeout"), ended.stderr.decode()
 
