@@ -142,17 +142,19 @@ class Bus:
         return 0, read, write
 
     def _read_nothing(self, address: int, size: int) -> int:
-        self._note(address, size, False)
+        if self.unclaimed is not None:
+            self._note(address, size, False)
         return (1 << 8 * size) - 1
 
     def _write_nothing(self, address: int, size: int, value: int) -> None:
-        self._note(address, size, True)
+        if self.unclaimed is not None:
+            self._note(address, size, True)
 
     def _note(self, address: int, size: int, is_write: bool) -> None:
-        if self.unclaimed is not None:
-            key = (address, size, is_write)
-            if key in self.unclaimed or len(self.unclaimed) < 4096:  # a guest can name 2**64 addresses
-                self.unclaimed[key] = self.unclaimed.get(key, 0) + 1
+        assert self.unclaimed is not None
+        key = (address, size, is_write)
+        if key in self.unclaimed or len(self.unclaimed) < 4096:  # a guest can name 2**64 addresses
+            self.unclaimed[key] = self.unclaimed.get(key, 0) + 1
 
     # --- watching ----------------------------------------------------------------------------------------------------
     def tap(self, listener: Callable[[Access], None]) -> Callable[[], None]:
