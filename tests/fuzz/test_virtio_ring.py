@@ -265,6 +265,9 @@ class NetSubject(Subject):
         if rng.random() < 0.05:
             rng.choice((device.set_link, device.link_changed))(rng.random() < 0.7)
             device.announce()
+        together = rng.random() < 0.5
+        if together:
+            device.burst(True)
         for _ in range(rng.randrange(4)):
             data = rng.choice((
                 rng.randbytes(rng.choice((0, 1, 13, 14, 60, 1514, 9000, 65553))),
@@ -274,6 +277,8 @@ class NetSubject(Subject):
             before = device.counts.received
             taken = device.receive(memoryview(data), rng.choice((None, bytes(12), rng.randbytes(12), self.header(rng))))
             assert taken is True or device.counts.received == before
+        if together:
+            device.burst(False)
 
     def header(self, rng: random.Random) -> bytes:
         kind, start = rng.choice(((0, 34), (1, 34), (4, 54), (0x81, 34), (5, 34), rng.choice(((3, 0), (0xFF, 0xFFFF)))))

@@ -197,14 +197,25 @@ class DescriptorWire(Wire):
             self._unwatch()
 
     def _later(self) -> None:
-        """Calls ``_pull`` from the I/O loop, even if the descriptor has nothing new."""
+        """Calls ``_serve`` from the I/O loop, even if the descriptor has nothing new."""
         if self._again is not None:
             self._again.arm(monotonic_ns())
 
     def _go_on(self) -> None:
         if not self._paused:
             self._watch()
+            self._serve()
+
+    def _serve(self) -> None:
+        nic = self._nic
+        if nic is None:
             self._pull()
+            return
+        nic.burst(True)
+        try:
+            self._pull()
+        finally:
+            nic.burst(False)
 
     def _pull(self) -> None:
         """Reads and delivers at most ``BUDGET`` frames, first what an earlier call kept."""
@@ -213,7 +224,7 @@ class DescriptorWire(Wire):
     def _watch(self) -> None:
         if self._loop is not None and self.fd >= 0:
             self._loop.remove_reader(self.fd)
-            self._loop.add_reader(self.fd, self._pull)
+            self._loop.add_reader(self.fd, self._serve)
 
     def _unwatch(self) -> None:
         if self._loop is not None and self.fd >= 0:

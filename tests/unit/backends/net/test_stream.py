@@ -88,6 +88,7 @@ def test_two_ends_talk_over_tcp(kind: str, loop: Loop) -> None:
         client.send(frame(number, 1514))
     assert loop.until(lambda: len(one.frames) == 300)
     assert one.frames == [frame(number, 1514) for number in range(300)]
+    assert one.bursts == [True, False] * (len(one.bursts) // 2) and 1 <= len(one.bursts) // 2 < 100
     client.close()
     server.close()
 
