@@ -117,6 +117,19 @@ def test_a_guest_that_makes_no_exits_is_interrupted() -> None:
         assert screen.modes() == screen.before
 
 
+def test_a_guest_asleep_for_ever_is_told_of(tmp_path: Path) -> None:
+    image = tmp_path / "first.bin"
+    image.write_bytes(bytes([0xB0, ord("A"), 0xE6, 0xE9, 0xF4]))  # mov al, 'A'; out 0xe9, al; hlt, with interrupts off
+    with Screen("debug", str(image), "-format", "flat16", "-debugcon", "null") as screen:
+        screen.expect(READY)
+        say(screen, b"s", b"exit 1")
+        screen.type(b"s\r")
+        screen.expect(b"s\r\n")
+        time.sleep(1)  # as above
+        screen.type(b"\x03")
+        assert b"asleep in HLT with interrupts off" in screen.expect(READY)
+
+
 def test_a_signal_gives_the_terminal_back() -> None:
     import signal
 

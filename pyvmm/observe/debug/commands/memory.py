@@ -132,9 +132,12 @@ def _examine(session: Session, line: Line, physical: bool) -> Reply:
     format_ = line.format or (session.examined[0].partition("/")[2] if session.examined is not None else "")
     many, letter, size = parse_format(format_, session.word)
     if not line.text:
-        if session.examined is None or not session.examined[0].startswith(f"{name}/"):
+        if session.examined is not None and session.examined[0].startswith(f"{name}/"):
+            address = session.examined[1]
+        elif letter == "i" and not physical:
+            address = number("$rip", session)
+        else:
             raise CommandError("give an address", usage=True)
-        address = session.examined[1]
     else:
         value = evaluate(line.text, session)
         if value.thing is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvmm import events, exits
 from pyvmm.errors import PyvmmError
+from pyvmm.kvm.uapi import KVM_MP_STATE_HALTED
 from pyvmm.observe.causes import was_reset
 from pyvmm.observe.debug import subject as stops
 from pyvmm.observe.debug.conditions import LINE, WATCH
@@ -27,6 +28,7 @@ LABEL = 12  # columns, as on the page of an explanation
 _CODE = 4  # instructions shown
 _CHANGES = 6  # of devices
 _REGISTERS = 5  # lines of registers
+_IF = 1 << 9  # RFLAGS: maskable interrupts are served (SDM 1 3.4.3.3)
 _TAIL = 3  # lines of console
 _ENDS = {events.POWEROFF: "it has switched itself off", events.RESET: "it has reset itself", events.DEBUG_EXIT: "it wants to exit"}
 _OVER = (events.TIMEOUT, events.QUIT, events.KVM_ERROR, events.VMM_ERROR)  # the machine itself is gone
@@ -125,7 +127,20 @@ def _sentence(session: Session, stop: Stop) -> str:
         if session.from_boot:
             return "Nothing has run yet: the guest's first instruction comes next."
         return "Here the debugger has come to look: nothing earlier is kept."
-    return "Interrupted: no exit, the guest was just running." if stop.why == stops.INTERRUPTED else ""
+    return _interrupted(session) if stop.why == stops.INTERRUPTED else ""
+
+
+def _interrupted(session: Session) -> str:
+    try:
+        asleep = session.subject.vcpu_state(session.vcpu).mp_state == KVM_MP_STATE_HALTED
+        awake_by_interrupt = session.subject.regs(session.vcpu).rflags & _IF
+    except PyvmmError:  # a subject that has less
+        asleep, awake_by_interrupt = False, 0
+    if not asleep:
+        return "Interrupted: no exit, the guest was just running."
+    if awake_by_interrupt:
+        return f"Interrupted: no exit, vCPU {session.vcpu} is asleep in HLT until an interrupt comes."
+    return f"Interrupted: no exit, vCPU {session.vcpu} is asleep in HLT with interrupts off: no interrupt can wake it."
 
 
 def _verdict(stop: Stop) -> str:

@@ -232,6 +232,11 @@ def test_what_is_shown(session: Session, line: str, text: str) -> None:
     assert not reply.error and text in reply.text, reply.text
 
 
+def test_instructions_are_those_that_come_where_no_address_is_given(session: Session) -> None:
+    assert session.execute("x/2i").text.startswith("=> ")
+    assert "give an address" in session.execute("xp/2xb").text
+
+
 def test_x_goes_on_where_it_was(session: Session) -> None:
     do(session, "x/2xb 0x7c00")
     assert do(session, "x").text.startswith("0x7c02:  8e d8")
