@@ -132,7 +132,8 @@ def _first_exception(regs: Any, sregs: Any, memory: Memory) -> list[str]:
         return _page_fault(sregs, memory)
     if _turns_on_paging(instruction, sregs):
         return [_NO_LEGACY_PAGING]
-    return _refused(instruction, sregs) + _bad_operand(instruction, regs, sregs, memory) + _page_fault(sregs, memory)
+    found = _refused(instruction, sregs) + _bad_selector(instruction, regs, sregs, memory)
+    return found + _bad_operand(instruction, regs, sregs, memory) + _page_fault(sregs, memory)
 
 
 _NO_LEGACY_PAGING = (
@@ -181,6 +182,29 @@ def _refused(instruction: disasm.Instruction, sregs: Any) -> list[str]:
     if (simd or "fpu" in groups or "mmx" in groups) and sregs.cr0 & (CR0_EM | CR0_TS):
         return [f"'{instruction.text}' while CR0.{'EM' if sregs.cr0 & CR0_EM else 'TS'} is set: #UD or #NM"]
     return []
+
+
+def _bad_selector(instruction: disasm.Instruction, regs: Any, sregs: Any, memory: Memory) -> list[str]:
+    """Segment registers loaded with what is no descriptor (SDM 2B MOV, 2A JMP; APM 3 MOV, JMP Far)."""
+    register, comma, source = instruction.text.partition(" ")[2].partition(", ")
+    if not sregs.cr0 & CR0_PE or "[" in instruction.text:
+        return []
+    if instruction.mnemonic == "mov" and comma and register in ("ds", "es", "fs", "gs", "ss"):
+        selector = _register(regs, source, instruction) & 0xFFFF
+    elif instruction.mnemonic == "ljmp":
+        selector = int(register.partition(":")[0], 0)
+    else:
+        return []
+    loads, place, bits = f"'{instruction.text}' loads", selector & ~7, code_bits(sregs)
+    if selector < 4:
+        may = instruction.mnemonic == "mov" and (register != "ss" or bits == 64)
+        return [] if may else [f"{loads} the null selector: #GP"]
+    if selector & 4:  # of the LDT
+        return []
+    if place + 7 > sregs.gdt.limit:
+        return [f"{loads} selector {selector:#x}, beyond the GDT's limit {sregs.gdt.limit:#x}: #GP"]
+    entry = read_linear(memory, sregs, sregs.gdt.base + place, 8)
+    return [f"{loads} selector {selector:#x}, whose descriptor is not present: #NP"] if len(entry) == 8 and not entry[5] & 0x80 else []
 
 
 def _bad_operand(instruction: disasm.Instruction, regs: Any, sregs: Any, memory: Memory) -> list[str]:

@@ -156,6 +156,40 @@ def test_ud2_is_named() -> None:
     assert likely(crash(protected_mode(CODE), b"\x0f\x0b"))[0].startswith("ud2 at rip raises #UD on purpose")
 
 
+@pytest.mark.parametrize(
+    ("code", "state", "text"),
+    [
+        (b"\x8e\xd8", protected_mode(CODE, rax=0x48), "'mov ds, eax' loads selector 0x48, beyond the GDT's limit 0x2f: #GP"),
+        (b"\x8e\xd0", protected_mode(CODE, rax=0), "'mov ss, eax' loads the null selector: #GP"),
+        (b"\xea\x00\x00\x00\x00\x33\x00", protected_mode(CODE), "'ljmp 0x33:0' loads selector 0x33, beyond the GDT's limit 0x2f: #GP"),
+        (b"\xea\x00\x00\x00\x00\x02\x00", protected_mode(CODE), "'ljmp 2:0' loads the null selector: #GP"),
+        (b"\x8e\xd8", protected_mode(CODE, rax=0x28), "'mov ds, eax' loads selector 0x28, whose descriptor is not present: #NP"),
+    ],
+    ids=range(5),
+)
+
+def test_selectors_that_lead_nowhere(code: bytes, state: CpuState, text: str) -> None:
+    pytest.importorskip("capstone")
+    state.gdt = state.gdt.replace(limit=0x2F)
+    assert likely(crash(state, code))[0] == text
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        (b"\x8e\xd8", protected_mode(CODE)),  # the null selector may be in DS
+        (b"\x8e\xd8", protected_mode(CODE, rax=0x18)),
+        (b"\x8e\xd8", protected_mode(CODE, rax=0x4C)),  # of an LDT
+        (b"\x8e\x18", protected_mode(CODE)),  # from memory
+        (b"\x8e\xd8", real_mode(CODE)),
+    ],
+    ids=range(5),
+)
+
+def test_selectors_that_nothing_is_said_of(code: bytes, state: CpuState) -> None:
+    assert not any("selector" in line for line in likely(crash(state, code)))
+
+
 def test_jump_to_unmapped_memory() -> None:
     state = long_mode(CODE)
     state.rip = 0x7000_0000_0000
