@@ -220,8 +220,8 @@ def check(block: Block, folder: Path, more: Mapping[str, str] | None = None) -> 
         block.page.write_text(block.page.read_text().replace(f"```console\n{block.text}```\n", f"```console\n{said}```\n"))
         block.text = said
     if not block.holds(said):
-        texts = (block.comparable(text).splitlines() for text in (block.text, said))
-        difference = "\n".join(difflib.unified_diff(*texts, "the page", "what was said", lineterm=""))
+        page, terminal = (block.comparable(text).splitlines() for text in (block.text, said))
+        difference = "\n".join(difflib.unified_diff(page, terminal, "the page", "what was said", lineterm=""))
         raise AssertionError(f"{block.page.name} is not true\n{difference}")
     assert max(map(len, said.splitlines())) <= WIDTH
 
