@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pyvmm import layout, memory
@@ -22,6 +24,22 @@ def test_smallest_guest() -> None:
     ram.write(MIB - 4, b"last")
     assert ram.read(MIB - 4, 4) == b"last"
     assert [(region.gpa, region.size) for region in ram.regions] == [(0, MIB)]
+
+
+def test_host_and_guest_addresses_agree_in_what_a_huge_page_holds(big: memory.GuestMemory) -> None:
+    for ram in (big, memory.GuestMemory(MIB), memory.GuestMemory(3 * MIB + 4096)):
+        assert [(region.host_address - region.gpa) % (2 * MIB) for region in ram.regions] == [0] * len(ram.regions)
+
+
+def test_huge_pages_are_asked_for() -> None:
+    """VmFlags has "hg" for a mapping whose owner wants them (proc_pid_smaps(5)); a kernel without them has no such file."""
+    if not os.path.exists("/sys/kernel/mm/transparent_hugepage/enabled"):
+        pytest.skip("this kernel has no huge pages for those who ask")
+    ram = memory.GuestMemory(8 * MIB)
+    start = f"{ram.regions[0].host_address:x}-"
+    with open("/proc/self/smaps") as smaps:
+        found = smaps.read().partition(start)[2].partition("VmFlags:")[2].partition("\n")[0]
+    assert "hg" in found.split(), found
 
 
 def test_ram_continues_above_the_hole(big: memory.GuestMemory) -> None:
