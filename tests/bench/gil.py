@@ -37,10 +37,11 @@ def measure(rounds: int) -> Section:
     section = Section(
         name=NAME,
         title="Python's lock",
-        how="Exits per second of a vCPU that does OUT after OUT, and requests per second of a disk (`guests/bench-blk` on another vCPU of the "
-        f"same machine: 4 KiB, random, depth 8), by `sys.setswitchinterval`: medians of {rounds} rounds. First beside a Python thread that "
-        "computes without end, then beside the disk served by its I/O thread, then by the vCPU that rings (`ioeventfd=off`). A vCPU gives "
-        "the lock up at every KVM_RUN and waits for it after every exit; a disk's thread gives it up in every system call.",
+        how="Exits per second of a vCPU that does OUT after OUT, and requests per second of a disk (`guests/bench-blk` on another vCPU "
+        "of the same machine: 4 KiB, random, depth 8), by `sys.setswitchinterval`: medians. First beside a Python thread that "
+        "computes without end, then beside the disk served by its I/O thread, then by the vCPU that rings (`ioeventfd=off`). A vCPU "
+        "gives the lock up at every KVM_RUN and waits for it after every exit; a disk's thread gives it up in every system call. "
+        f"{rounds} rounds.",
         header=["", "alone", *(f"{interval * 1000:g} ms" for interval in INTERVALS)],
     )
     with tempfile.TemporaryDirectory() as scratch:

@@ -24,6 +24,7 @@ class Section:
         how: a paragraph: what was measured, and by which command.
         header, rows: the table.
         raw: every sample, for --json.
+        where: the host in a sentence; "": this one.
     """
 
     name: str
@@ -32,9 +33,11 @@ class Section:
     header: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
     raw: dict[str, object] = field(default_factory=dict)
+    where: str = ""
 
     def markdown(self) -> str:
-        lines = [f"## {self.title}", "", self.how, "", f"Command: `python -m tests.bench --only {self.name}`. {machine()}", ""]
+        command = f"Command: `python -m tests.bench --only {self.name}`."
+        lines = [f"## {self.title}", "", self.how, "", f"{command} {self.where or machine()}", ""]
         lines += ["| " + " | ".join(row) + " |" for row in (self.header, ["---"] * len(self.header), *self.rows)]
         return "\n".join(lines)
 
@@ -45,7 +48,7 @@ class Section:
         return "\n".join([self.title, *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in table)])
 
     def data(self) -> dict[str, object]:
-        return asdict(self) | {"machine": machine()}
+        return asdict(self) | {"where": self.where or machine()}
 
 
 def machine() -> str:
