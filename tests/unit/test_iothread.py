@@ -61,6 +61,27 @@ def test_a_reader_is_served_on_another_thread_with_signals_blocked(thread: IoThr
     assert not errors
 
 
+def test_each_ring_is_an_event_though_nobody_reads_it(thread: IoThread, doorbell: int) -> None:
+    """What Doorbells rely on; and one that rang before it was watched is not lost."""
+    served = threading.Event()
+    calls: list[int] = []
+    os.eventfd_write(doorbell, 1)
+
+    def callback() -> None:
+        calls.append(1)
+        served.set()
+
+    thread.add_reader(doorbell, callback)
+    for count in range(1, 5):
+        assert served.wait(30)
+        served.clear()
+        assert len(calls) == count
+        os.eventfd_write(doorbell, 1)
+    assert served.wait(30)
+    time.sleep(0.02)
+    assert len(calls) == 5, "and is one event only"
+
+
 def test_a_removed_reader_is_silent(thread: IoThread, doorbell: int) -> None:
     seen: list[int] = []
     thread.add_reader(doorbell, lambda: seen.append(os.eventfd_read(doorbell)))

@@ -64,10 +64,13 @@ class RawFile:
     # --- reading -----------------------------------------------------------------------------------------------------
     def read(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
-        length = total(views)
+        length = views.length if isinstance(views, Scatter) else sum(map(len, views))
         self._check(offset, length)
         while length:
-            got = views.preadv(self.fd, offset) if isinstance(views, Scatter) else os.preadv(self.fd, views[:IOV_MAX], offset)
+            if isinstance(views, Scatter):
+                got = views.preadv(self.fd, offset)
+            else:
+                got = os.preadv(self.fd, views if len(views) <= IOV_MAX else views[:IOV_MAX], offset)
             if not got:  # somebody has truncated the file
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             if got == length:
@@ -102,7 +105,10 @@ class RawFile:
         if not self._is_device and offset + length > os.lseek(self.fd, 0, os.SEEK_END):  # 0.3 us; nobody uses the file's position
             raise OSError(errno.EIO, os.strerror(errno.EIO))  # somebody has truncated the file: do not make it longer again
         while length:
-            put = views.pwritev(self.fd, offset) if isinstance(views, Scatter) else os.pwritev(self.fd, views[:IOV_MAX], offset)
+            if isinstance(views, Scatter):
+                put = views.pwritev(self.fd, offset)
+            else:
+                put = os.pwritev(self.fd, views if len(views) <= IOV_MAX else views[:IOV_MAX], offset)
             if put == length:
                 return
             if not put:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 from struct import pack_into
-from time import monotonic_ns, sleep, thread_time_ns
+from time import monotonic_ns, sleep
 
 from pyvmm.backends.stderr import say
 from pyvmm.devices.virtio.blk_request import (
@@ -39,6 +39,7 @@ from pyvmm.devices.virtio.blk_request import (
     Request,
     parse,
 )
+from pyvmm.devices.virtio.blk_waits import Waits
 from pyvmm.devices.virtio.device import VirtioDevice, read_bytes
 from pyvmm.record import FrozenRecord, Record
 from pyvmm.threads import Lock
@@ -67,7 +68,6 @@ _ZERO_SECTORS = (128 << 20) // SECTOR  # a backend may have to write them
 _ALIGNMENT = 4096  # what file systems give back
 _BATCH = 16  # completions per interrupt while more requests wait
 _TURN = 256  # requests of one queue before the others get their turn
-# Waiting is the time that passed without the thread computing: copying 1 MiB takes long as well, but no other thread would be quicker.
 _SLOW_NS = 100_000  # writes and flushes that lately waited longer than this wait for the host's disk
 _QUICK_NS = 50_000  # reads that wait less wait for no disk, where the host's file system cannot say so itself (tmpfs, 9p)
 _DEEP = 32  # requests handed to workers after one was found waiting behind another
@@ -160,7 +160,8 @@ class VirtioBlk(VirtioDevice):
         self._config = self._make_config(options)
         self._lanes: list[_Lane | None] = [None] * options.queues
         self._through = False  # each write is flushed before it is acknowledged
-        self._write_ns = self._flush_ns = self._read_ns = 0  # how long these lately waited, a moving average
+        self._reads, self._writes = Waits(_QUICK_NS), Waits(_SLOW_NS)
+        self._flushes = Waits(_SLOW_NS, known=False)
         self._knows_cache = False  # try_read has succeeded: where it does not, the host would wait
         self._told: dict[tuple[str, int], list[int]] = {}  # (operation, errno) -> [when last told, how many since]
         self._told_lock = Lock()
@@ -252,6 +253,7 @@ class VirtioBlk(VirtioDevice):
         queue = lane.queue
         pop, push, lock = queue.pop, queue.push, queue.lock
         try_read, disk = self.backend.try_read, self.disk
+        reads = self._reads
         queue.disable_kicks()
         waiting: Request | None = None  # taken, would wait for the host; what comes next decides who executes it
         alone = False  # the request before was executed here, for want of company
@@ -261,13 +263,15 @@ class VirtioBlk(VirtioDevice):
             if chain is None:
                 if unsignalled:
                     unsignalled = 0
-                    self._signal(queue, index)
+                    self._signal(lane, index)
+                    if waiting is None:
+                        continue  # with one CPU for both, the driver has run meanwhile: its next request needs no doorbell
                 if waiting is not None:
                     if waiting.kind not in (IN, OUT) or lane.in_flight or lane.deep:
                         self._hand_over(lane, index, waiting)
                     else:
                         self._complete(queue, waiting, self._execute(lane, waiting))
-                        self._signal(queue, index)
+                        self._signal(lane, index)
                         alone = True
                     waiting = None
                     continue
@@ -287,7 +291,7 @@ class VirtioBlk(VirtioDevice):
                     if try_read(request.offset, request.views):
                         written = request.written
                         self._knows_cache = True
-                    elif self._knows_cache or self._read_ns >= _QUICK_NS:
+                    elif self._knows_cache or reads.long:
                         verdict = -1
                     else:
                         verdict = self._execute(lane, request)
@@ -297,19 +301,22 @@ class VirtioBlk(VirtioDevice):
                     verdict, written = IOERR, request.failed
             elif kind == DONE:
                 written = request.failed
-            elif kind == OUT and self._write_ns < _SLOW_NS or kind == FLUSH and 0 < self._flush_ns < _SLOW_NS or kind == GET_ID:
+            elif kind == OUT and not self._writes.long or kind == FLUSH and not self._flushes.long or kind == GET_ID:
                 verdict = self._execute(lane, request)
                 written = request.written if verdict == OK else request.failed
             else:
                 verdict = -1
             if verdict >= 0:
                 request.status[0] = verdict
-                with lock:
+                if lane.in_flight:
+                    with lock:
+                        push(request.head, written)
+                else:
                     push(request.head, written)
                 unsignalled += 1
                 if unsignalled >= _BATCH:
                     unsignalled = 0
-                    self._signal(queue, index)
+                    self._signal(lane, index)
             else:
                 if waiting is not None:
                     self._hand_over(lane, index, waiting)
@@ -321,10 +328,14 @@ class VirtioBlk(VirtioDevice):
                 self.signals.kick(index)
                 break
         if unsignalled:
-            self._signal(queue, index)
+            self._signal(lane, index)
 
-    def _signal(self, queue: VirtQueue, index: int) -> None:
-        with queue.lock:
+    def _signal(self, lane: _Lane, index: int) -> None:
+        queue = lane.queue
+        if lane.in_flight:
+            with queue.lock:
+                wanted = queue.should_signal()
+        else:  # only this thread sends requests to others: nobody else completes one now
             wanted = queue.should_signal()
         if wanted:
             self.signals.queue(index)
@@ -343,7 +354,7 @@ class VirtioBlk(VirtioDevice):
         if not lane.stopped:
             verdict = self._execute(lane, request)
             self._complete(queue, request, verdict)
-            self._signal(queue, index)
+            self._signal(lane, index)
         with queue.lock:
             lane.in_flight -= 1  # last: from here on the ring may be gone
 
@@ -355,20 +366,24 @@ class VirtioBlk(VirtioDevice):
     def _execute(self, lane: _Lane, request: Request) -> int:
         """Does what the request says, waiting for the host. Returns the status byte."""
         backend, kind = self.backend, request.kind
-        begun = monotonic_ns() - thread_time_ns()
         try:
             if kind == IN:
+                waits = self._reads
+                begun = waits.begin()
                 backend.read(request.offset, request.views)
-                self._read_ns = _average(self._read_ns, monotonic_ns() - thread_time_ns() - begun)
+                waits.end(begun)
             elif kind == OUT:
+                waits = self._writes
+                begun = waits.begin()
                 backend.write(request.offset, request.views)
                 if self._through:
                     backend.flush()
-                self._write_ns = _average(self._write_ns, monotonic_ns() - thread_time_ns() - begun)
+                waits.end(begun)
             elif kind == FLUSH:
+                waits = self._flushes
+                begun = waits.begin()
                 backend.flush()
-                waited = monotonic_ns() - thread_time_ns() - begun
-                self._flush_ns = max(self._flush_ns + (waited - self._flush_ns >> 3), 1)  # 0 is for not yet known
+                waits.end(begun)
             elif kind == GET_ID:
                 _fill(request.views, self._id[: request.length])
             else:
@@ -405,11 +420,6 @@ class VirtioBlk(VirtioDevice):
         more = f", {count} times since the last message" if count > 1 else ""
         text = f"{NAMES[kind]}{where} failed: {error.strerror or error} ({name}){more}; the guest sees an I/O error"
         say(f"pyvmm: warning: drive {self.backend.name}: {text}")
-
-
-def _average(before: int, new: int) -> int:
-    """Moves slowly up, and down at once: one stall of the host says little, one quick answer that there is no disk to wait for."""
-    return new if new < before else before + (new - before >> 3)
 
 
 def _fill(views: Views, data: bytes) -> Any:

@@ -30,7 +30,9 @@ SIZE_MAX = 32768  # 2.7
 INDIRECT_MAX = 1024  # descriptors in an indirect chain when the queue is smaller: drivers exceed small queues (QEMU takes as many)
 
 _DESC = struct.Struct("<QIHH")
+_THREE = struct.Struct("<QIHHQIHHQIHH")
 TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
+_LONG = 1 << 30  # bytes; three buffers of less are never too many
 
 
 class QueueError(Exception):
@@ -126,7 +128,7 @@ class VirtQueue:
         self.track(memory.tracked)
 
     def take_whole(self) -> None:
-        """For a device that takes a Scatter where lists of views come else: long tables are not walked any more if they are plain."""
+        """For a device that takes a Scatter where lists of views come else: tables are not walked any more if they are plain."""
         from pyvmm import scatter
         from pyvmm.devices.virtio.indirect import Tables
 
@@ -156,11 +158,48 @@ class VirtQueue:
         last = self.last_avail
         if available == last:
             return None
-        size = self.size
         # Chains that are in flight still own a descriptor each, so both together cannot be more than there are (2.7.13.1).
-        if (available - last & 0xFFFF) + (last - self.next_used & 0xFFFF) > size:
-            raise QueueError(f"available index {available} after {last}, with {last - self.next_used & 0xFFFF} of {size} in flight")
-        head = index = self._avail[2 + (last & self._mask)]
+        if (available - last & 0xFFFF) + (last - self.next_used & 0xFFFF) > self.size:
+            raise QueueError(f"available index {available} after {last}, with {last - self.next_used & 0xFFFF} of {self.size} in flight")
+        head = self._avail[2 + (last & self._mask)]
+        chain = (self._tables is not None and self._whole(head)) or self._walked(head)
+        self.last_avail = last + 1 & 0xFFFF
+        return chain
+
+    def _whole(self, head: int) -> Chain | None:
+        """A chain that is one table of a plain kind, without a walk. None: find out by walking what it is; nothing is refused here."""
+        if head >= self.size:
+            return None
+        address, length, flags, _ = _DESC.unpack_from(self._table, head << 4)
+        end = address + length
+        low_end = self._low_end
+        if flags != DESC_INDIRECT or end > low_end:
+            return None
+        low = self._low
+        if length != 48:
+            if length & 15:
+                return None
+            assert self._tables is not None
+            taken = self._tables.take(low[address:end], length >> 4)
+            return None if taken is None else Chain(head, *taken)
+        # Most requests: a header, one buffer, a status
+        first, size, flags, following, second, length, also, last, third, rest, ends, _ = _THREE.unpack_from(low, address)
+        if flags != DESC_NEXT or following != 1 or last != 2 or ends != DESC_WRITE or not (size and length and rest):
+            return None
+        end = first + size
+        until = second + length
+        finish = third + rest
+        if end > low_end or until > low_end or finish > low_end or length >= _LONG or size >= _LONG or rest >= _LONG:
+            return None
+        if also == DESC_NEXT | DESC_WRITE:
+            return Chain(head, [low[first:end]], [low[second:until], low[third:finish]], size, length + rest)
+        if also == DESC_NEXT:
+            return Chain(head, [low[first:end], low[second:until]], [low[third:finish]], size + length, rest)
+        return None
+
+    def _walked(self, head: int) -> Chain:
+        index = head
+        size = self.size
         table = self._table
         entries = left = size
         low = self._low
@@ -184,11 +223,6 @@ class VirtQueue:
                     raise QueueError(f"nested indirect descriptor in chain {head}")
                 table = self._indirect_table(address, length, flags)
                 entries = length >> 4
-                if self._tables is not None and left == size - 1 and self._low_end:
-                    taken = self._tables.take(table, entries)
-                    if taken is not None:
-                        self.last_avail = last + 1 & 0xFFFF
-                        return Chain(head, *taken)
                 left = min(entries, max(size, INDIRECT_MAX))
                 index = 0
                 continue
@@ -219,7 +253,6 @@ class VirtQueue:
             index = following
         if readable_length + writable_length > TOTAL_MAX:
             raise QueueError(f"chain {head} is longer than 4 GiB")
-        self.last_avail = last + 1 & 0xFFFF
         return Chain(head, readable, writable, readable_length, writable_length, faulty, lost == len(writable))
 
     def put_back(self, count: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pyvmm.devices.virtio import blk as module
 from pyvmm.devices.virtio import blk_request as kinds
+from pyvmm.devices.virtio import blk_waits
 from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
 from pyvmm.devices.virtio.queue import QueueError, VirtQueue
 from pyvmm.layout import MIB
@@ -237,11 +238,12 @@ def test_where_nobody_tells_what_is_cached_the_time_does(rig: Rig, disk: FakeDis
     read(6)
     assert disk.threads == {threading.get_ident()}
     disk.before = lambda operation: time.sleep(0.001)
-    read(1)
+    while not rig.blk._reads.long:
+        read(1)
     read(6)
     assert threading.get_ident() not in disk.threads
     disk.before = lambda operation: None
-    while rig.blk._read_ns >= module._QUICK_NS:
+    while rig.blk._reads.long:
         read(1)
     read(6)
     assert disk.threads == {threading.get_ident()}
@@ -256,8 +258,8 @@ def test_copying_for_long_is_not_waiting(rig: Rig, disk: FakeDisk, monkeypatch: 
         nonlocal passed
         passed += 5_000_000
 
-    monkeypatch.setattr(module, "monotonic_ns", lambda: passed)
-    monkeypatch.setattr(module, "thread_time_ns", lambda: passed if computing else 0)
+    monkeypatch.setattr(blk_waits, "monotonic_ns", lambda: passed)
+    monkeypatch.setattr(blk_waits, "thread_time_ns", lambda: passed if computing else 0)
     disk.before = work
     for sector in range(6):
         rig.ask(kind, sector, bytes(512) if kind == kinds.OUT else 512)
@@ -276,7 +278,7 @@ def test_a_read_that_had_to_wait_behind_another_sends_the_next_to_workers(rig: R
 
 
 def test_slow_writes_in_company_go_to_workers(rig: Rig, disk: FakeDisk) -> None:
-    rig.blk._write_ns = 10**9
+    rig.blk._writes.average, rig.blk._writes.long = 10**9, True
     disk.before = lambda operation: time.sleep(0.001)
     for sector in range(4):
         rig.ask(kinds.OUT, sector, bytes(512))

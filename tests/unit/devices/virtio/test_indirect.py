@@ -248,6 +248,54 @@ def test_each_single_bit(rig: Rig) -> None:
         assert rig.same(table)
 
 
+THREE = [  # what the flaw does to a request of three buffers -> whether it is still taken whole
+    ("nothing", True), ("the last one's next", True), ("a next beyond the table", False), ("a loop", False), ("it ends early", False),
+    ("it does not end", False), ("a header to write", False), ("a status to read", False), ("a table in it", False),
+    ("an unknown flag", False), ("empty", False), ("empty and outside", False), ("all empty", False), ("up to the end of memory", True),
+    ("one byte beyond it", False), ("from its end on", False), ("at 2**63", False), ("round 2**64", False), ("all of memory", True),
+    ("more than memory", False), ("the longest", False), ("the longest, farthest out", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("odd", "whole"), THREE)
+@pytest.mark.parametrize("reading", [False, True])
+def test_three_buffers_are_the_same_as_the_walk(rig: Rig, odd: str, whole: bool, reading: bool) -> None:
+    for seed in range(20):
+        chance = random.Random(seed)
+        table = plain(chance, 3, reading)
+        ODD[odd][0](chance, table)
+        rig.publish(table)
+        assert (rig.quick._whole(0) is not None) == whole
+        assert rig.outcome(rig.quick) == rig.outcome(rig.plain)
+        rig.quick.next_used = rig.plain.next_used = rig.quick.last_avail
+
+
+def test_each_single_bit_of_three(rig: Rig) -> None:
+    for reading in (False, True):
+        table = plain(random.Random(3), 3, reading)
+        for entry in range(3):
+            for at, bits in enumerate((64, 32, 16, 16)):
+                for bit in range(bits):
+                    table[entry][at] ^= 1 << bit
+                    rig.same(table)
+                    table[entry][at] ^= 1 << bit
+        rig.publish(table)
+        assert rig.quick._whole(0) is not None
+        rig.quick.pop(), rig.plain.pop()
+
+
+@pytest.mark.parametrize("flags", range(8))
+def test_where_the_table_is_and_what_its_descriptor_says(rig: Rig, flags: int) -> None:
+    content = b"".join(struct.pack("<QIHH", *entry) for entry in plain(random.Random(9), 3, True))
+    for address in (0, TABLE, RAM - 48, RAM - 47, RAM, 1 << 32, (1 << 64) - 48):
+        for length in (0, 16, 32, 47, 48, 49, 64, 1 << 20, (1 << 32) - 1):
+            rig.memory.write(TABLE, content)
+            rig.ring.set_descriptor(0, address, length, flags)
+            rig.ring.publish(0)
+            assert rig.outcome(rig.quick) == rig.outcome(rig.plain), (address, length)
+            rig.quick.next_used = rig.plain.next_used = rig.quick.last_avail
+
+
 def test_4_gib_are_the_limit(rig: Rig) -> None:
     """2.7.5.2: of a chain in all, however small the memory it is in."""
     table = [[0, RAM, DESC_NEXT | DESC_WRITE, i + 1] for i in range((1 << 32) // RAM)]

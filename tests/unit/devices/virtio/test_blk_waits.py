@@ -1,0 +1,99 @@
+"""When requests are taken for such as wait for the host's disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm.devices.virtio import blk_waits as module
+from pyvmm.devices.virtio.blk_waits import Waits
+
+LIMIT = 50_000
+
+
+class Clocks:
+    """Both clocks, and how often the costly one was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall = self.thread = 10**12
+        self.asked = 0
+        monkeypatch.setattr(module, "monotonic_ns", lambda: self.wall)
+        monkeypatch.setattr(module, "thread_time_ns", self._own)
+
+    def _own(self) -> int:
+        self.asked += 1
+        return self.thread
+
+    def request(self, waits: Waits, waiting: int, computing: int = 0) -> None:
+        begun = waits.begin()
+        self.wall += waiting + computing
+        self.thread += computing
+        waits.end(begun)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def test_quick_ones_cost_no_system_call(clocks: Clocks) -> None:
+    waits = Waits(LIMIT)
+    for _ in range(100):
+        clocks.request(waits, 1000, 20_000)
+    assert not waits.long
+    assert not clocks.asked
+
+
+def test_a_disk_is_found_out_by_its_second_request(clocks: Clocks) -> None:
+    waits = Waits(LIMIT)
+    clocks.request(waits, 5_000_000)
+    assert not waits.long, "one stall"
+    clocks.request(waits, 5_000_000)
+    assert waits.long
+    for _ in range(100):
+        clocks.request(waits, 5_000_000)
+        assert waits.long
+
+
+def test_copying_is_not_waiting(clocks: Clocks) -> None:
+    waits = Waits(LIMIT)
+    for _ in range(100):
+        clocks.request(waits, 1000, 3_000_000)
+        assert not waits.long
+
+
+def test_one_that_lost_its_processor_for_once_says_nothing(clocks: Clocks) -> None:
+    waits = Waits(LIMIT)
+    for _ in range(20):
+        clocks.request(waits, 4_000_000)
+        for _ in range(3):
+            clocks.request(waits, 1000)
+        assert not waits.long
+
+
+def test_a_quick_answer_ends_it(clocks: Clocks) -> None:
+    waits = Waits(LIMIT)
+    for _ in range(30):
+        clocks.request(waits, 5_000_000)
+    clocks.request(waits, 1000)
+    assert not waits.long
+
+
+def test_unknown_is_long(clocks: Clocks) -> None:
+    waits = Waits(LIMIT, known=False)
+    assert waits.long
+    clocks.request(waits, 1000)
+    assert not waits.long
+
+
+def test_two_threads_at_the_end_of_an_exact_spell(clocks: Clocks) -> None:
+    """Both have begun with the thread's clock, one request was left: it is not asked for ever."""
+    waits = Waits(LIMIT)
+    clocks.request(waits, 5_000_000)
+    while waits._exact > 1:
+        clocks.request(waits, 1000)
+    both = waits.begin(), waits.begin()
+    for begun in both:
+        waits.end(begun)
+    clocks.asked = 0
+    clocks.request(waits, 1000)
+    assert not clocks.asked
