@@ -223,7 +223,7 @@ def check(block: Block, folder: Path, more: Mapping[str, str] | None = None) -> 
         page, terminal = (block.comparable(text).splitlines() for text in (block.text, said))
         difference = "\n".join(difflib.unified_diff(page, terminal, "the page", "what was said", lineterm=""))
         raise AssertionError(f"{block.page.name} is not true\n{difference}")
-    assert max(map(len, said.splitlines())) <= WIDTH
+    assert max(map(len, said.splitlines())) <= WIDTH, f"a line is longer than {WIDTH}"
 
 
 def untested(page: Path) -> list[str]:
