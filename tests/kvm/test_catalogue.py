@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pyvmm import catalogue, status
@@ -18,6 +20,8 @@ def _params() -> list[object]:
 
 @pytest.mark.parametrize("guest", _params())
 def test_guest_ends_as_the_catalogue_says(guest: catalogue.Guest) -> None:
+    if guest.name.startswith("bench-") and os.environ.get("PYVMM_NESTED") and not os.environ.get("PYVMM_FULL"):
+        pytest.skip("a loop of 50,000 takes up to half a minute on the nested host, where others make the same exits: PYVMM_FULL=1 runs it")
     if any(nic.startswith("user") for nic in guest.nic) and (missing := network.why_no_user()):
         pytest.skip(missing)
     hangs = guest.expect_status == "timeout"

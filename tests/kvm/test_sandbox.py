@@ -59,12 +59,12 @@ def _escape(attempt: str, sandbox: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("attempt", "status", "says"),
     [
-        ("open('/etc/passwd').read()", 0, "PermissionError"),
-        ("open('/dev/shm/escaped', 'w')", 0, "PermissionError"),
-        ("os.execv('/bin/true', ['true'])", -31, ""),  # SIGSYS
-        ("os.posix_spawn('/bin/true', ['true'], {})", 0, "PermissionError"),
-        ("socket.create_connection(('127.0.0.1', 1))", 0, "PermissionError"),
-        ("os.kill(os.getppid(), 0)", 0, "PermissionError"),
+        pytest.param("open('/etc/passwd').read()", 0, "PermissionError", id="open"),
+        pytest.param("open('/dev/shm/escaped', 'w')", 0, "PermissionError", id="create"),
+        pytest.param("os.execv('/bin/true', ['true'])", -31, "", id="exec"),  # SIGSYS
+        pytest.param("os.posix_spawn('/bin/true', ['true'], {})", 0, "PermissionError", id="spawn"),
+        pytest.param("socket.create_connection(('127.0.0.1', 1))", 0, "PermissionError", id="connect"),
+        pytest.param("os.kill(os.getppid(), 0)", 0, "PermissionError", id="kill"),
     ],
 )
 def test_an_escaped_device_gets_nowhere(attempt: str, status: int, says: str) -> None:
