@@ -38,6 +38,7 @@ from pyvmm.devices.virtio.blk_request import (
     Disk,
     Request,
     parse,
+    usual,
 )
 from pyvmm.devices.virtio.blk_waits import Waits
 from pyvmm.devices.virtio.device import VirtioDevice, read_bytes
@@ -252,15 +253,17 @@ class VirtioBlk(VirtioDevice):
             return
         queue = lane.queue
         pop, push, lock = queue.pop, queue.push, queue.lock
-        try_read, disk = self.backend.try_read, self.disk
+        read, try_read, disk = self.backend.read, self.backend.try_read, self.disk
         reads = self._reads
         queue.disable_kicks()
         waiting: Request | None = None  # taken, would wait for the host; what comes next decides who executes it
         alone = False  # the request before was executed here, for want of company
         served = unsignalled = 0
         while not lane.stopped:
-            chain = pop()
-            if chain is None:
+            request = usual(queue, disk)
+            if request is None and (chain := pop()) is not None:
+                request = parse(chain, disk)
+            if request is None:
                 if unsignalled:
                     unsignalled = 0
                     self._signal(lane, index)
@@ -283,7 +286,6 @@ class VirtioBlk(VirtioDevice):
             if alone:
                 alone = False
                 lane.deep = _DEEP  # this one has waited for the one before
-            request = parse(chain, disk)
             kind = request.kind
             verdict = request.verdict
             if kind == IN:
@@ -293,9 +295,17 @@ class VirtioBlk(VirtioDevice):
                         self._knows_cache = True
                     elif self._knows_cache or reads.long:
                         verdict = -1
+                    elif reads.watched:
+                        begun = reads.begin()
+                        read(request.offset, request.views)
+                        reads.end(begun)
+                        written = request.written
                     else:
-                        verdict = self._execute(lane, request)
-                        written = request.written if verdict == OK else request.failed
+                        start = monotonic_ns()
+                        read(request.offset, request.views)
+                        if monotonic_ns() - start >= _QUICK_NS:
+                            reads.end((start, False))
+                        written = request.written
                 except OSError as error:
                     self._report(IN, error, request)
                     verdict, written = IOERR, request.failed

@@ -21,14 +21,15 @@ class Waits:
 
     Attributes:
         long: whether such requests wait for a disk.
+        watched: False: only a request that takes ``limit`` or more is worth ``end``.
         average: nanoseconds. Moves slowly up, and down at once: one stall of the host says little, one quick answer that there
             is no disk to wait for.
     """
 
-    __slots__ = ("long", "average", "_limit", "_exact")
+    __slots__ = ("long", "watched", "average", "_limit", "_exact")
 
     def __init__(self, limit: int, known: bool = True) -> None:
-        self.long = not known
+        self.long = self.watched = not known
         self.average = 0 if known else limit
         self._limit = limit
         self._exact = 0
@@ -48,9 +49,11 @@ class Waits:
             self._exact -= 1
         elif waited >= self._limit:
             self._exact = _EXACT
+            self.watched = True
             return
         elif not self.average:
             return
         before = self.average
         self.average = max(waited, 0) if waited < before else before + (waited - before >> 3)
         self.long = self.average >= self._limit
+        self.watched = bool(self.average) or self._exact > 0

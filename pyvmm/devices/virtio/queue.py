@@ -32,7 +32,7 @@ INDIRECT_MAX = 1024  # descriptors in an indirect chain when the queue is smalle
 _DESC = struct.Struct("<QIHH")
 _THREE = struct.Struct("<QIHHQIHHQIHH")
 TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
-_LONG = 1 << 30  # bytes; three buffers of less are never too many
+Three = tuple[int, int, int, int, int, bool, int, int]  # head; address and length of each buffer, after the second's: writable
 
 
 class QueueError(Exception):
@@ -84,6 +84,7 @@ class VirtQueue:
         last_avail, next_used: where to go on (snapshots); 0 for a new ring.
 
     Attributes:
+        low: the memory from guest address 0 on, nearly all of it.
         lock: for the device: held around ``push`` and ``should_signal`` where completions come from several threads.
 
     Raises:
@@ -122,7 +123,7 @@ class VirtQueue:
         self._mask = size - 1
         self._fence = Lock()
         low = memory.regions[0]  # nearly all buffers; the rest goes through memory.view
-        self._low = low.view[:] if low.gpa == 0 else memoryview(b"")
+        self.low = low.view[:] if low.gpa == 0 else memoryview(b"")
         self._low_host = low.host_address
         self._tables: Tables | None = None
         self.track(memory.tracked)
@@ -133,11 +134,11 @@ class VirtQueue:
         from pyvmm.devices.virtio.indirect import Tables
 
         if self._indirect and scatter.supported():
-            self._tables = Tables(self._low, self._low_host)
+            self._tables = Tables(self.low, self._low_host)
 
     def track(self, on: bool) -> None:
         """Whether memory keeps a record of what is written: every buffer comes from ``memory.view`` then. Not during ``pop``."""
-        self._low_end = 0 if on else len(self._low)
+        self._low_end = 0 if on else len(self.low)
 
     def _ring(self, what: str, gpa: int, length: int, alignment: int) -> memoryview:
         if gpa % alignment:
@@ -167,42 +168,46 @@ class VirtQueue:
         return chain
 
     def _whole(self, head: int) -> Chain | None:
-        """A chain that is one table of a plain kind, without a walk. None: find out by walking what it is; nothing is refused here."""
+        """A chain that is one long table of a plain kind, without a walk. None: find out by walking what it is; nothing is refused here."""
         if head >= self.size:
             return None
         address, length, flags, _ = _DESC.unpack_from(self._table, head << 4)
-        end = address + length
-        low_end = self._low_end
-        if flags != DESC_INDIRECT or end > low_end:
+        if flags != DESC_INDIRECT or length & 15 or address + length > self._low_end:
             return None
-        low = self._low
-        if length != 48:
-            if length & 15:
-                return None
-            assert self._tables is not None
-            taken = self._tables.take(low[address:end], length >> 4)
-            return None if taken is None else Chain(head, *taken)
-        # Most requests: a header, one buffer, a status
-        first, size, flags, following, second, length, also, last, third, rest, ends, _ = _THREE.unpack_from(low, address)
-        if flags != DESC_NEXT or following != 1 or last != 2 or ends != DESC_WRITE or not (size and length and rest):
+        assert self._tables is not None
+        taken = self._tables.take(self.low[address : address + length], length >> 4)
+        return None if taken is None else Chain(head, *taken)
+
+    def three(self) -> Three | None:
+        """What comes next, if it is one table of three buffers in ``low``, the first to read, the last to write: most requests of a disk.
+
+        Only after ``take_whole``. The queue does not move on: add 1 to ``last_avail`` to take it, or ``pop``. None: ``pop`` tells.
+        That they are not too long in all (2.7.5.2) is for the caller to see.
+        """
+        avail, size = self._avail, self.size
+        available, last = avail[1], self.last_avail
+        if available == last or (available - last & 0xFFFF) + (last - self.next_used & 0xFFFF) > size or self._tables is None:
             return None
-        end = first + size
-        until = second + length
-        finish = third + rest
-        if end > low_end or until > low_end or finish > low_end or length >= _LONG or size >= _LONG or rest >= _LONG:
+        head = avail[2 + (last & self._mask)]
+        if head >= size:
             return None
-        if also == DESC_NEXT | DESC_WRITE:
-            return Chain(head, [low[first:end]], [low[second:until], low[third:finish]], size, length + rest)
-        if also == DESC_NEXT:
-            return Chain(head, [low[first:end], low[second:until]], [low[third:finish]], size + length, rest)
-        return None
+        address, length, flags, _ = _DESC.unpack_from(self._table, head << 4)
+        end = self._low_end
+        if length != 48 or flags != DESC_INDIRECT or address + 48 > end:
+            return None
+        first, before, flags, link, second, length, also, next_link, third, behind, ends, _ = _THREE.unpack_from(self.low, address)
+        if flags != DESC_NEXT or link != 1 or next_link != 2 or ends != DESC_WRITE or also | DESC_WRITE != DESC_NEXT | DESC_WRITE:
+            return None
+        if not (before and length and behind) or first + before > end or second + length > end or third + behind > end:
+            return None
+        return head, first, before, second, length, also != DESC_NEXT, third, behind
 
     def _walked(self, head: int) -> Chain:
         index = head
         size = self.size
         table = self._table
         entries = left = size
-        low = self._low
+        low = self.low
         low_end = self._low_end
         unpack = _DESC.unpack_from
         readable: list[memoryview] = []
@@ -286,7 +291,7 @@ class VirtQueue:
         if not length or length & 15 or length > 65536 << 4:
             raise QueueError(f"indirect table of {length} bytes")
         end = address + length
-        table = self._low[address:end] if end <= self._low_end else self._far(address, length)
+        table = self.low[address:end] if end <= self._low_end else self._far(address, length)
         if table is None:
             raise QueueError(f"indirect table at {address:#x}+{length:#x} is not inside guest RAM")
         return table

@@ -258,6 +258,7 @@ def test_copying_for_long_is_not_waiting(rig: Rig, disk: FakeDisk, monkeypatch: 
         nonlocal passed
         passed += 5_000_000
 
+    monkeypatch.setattr(module, "monotonic_ns", lambda: passed)
     monkeypatch.setattr(blk_waits, "monotonic_ns", lambda: passed)
     monkeypatch.setattr(blk_waits, "thread_time_ns", lambda: passed if computing else 0)
     disk.before = work

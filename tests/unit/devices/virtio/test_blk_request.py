@@ -7,9 +7,14 @@ import struct
 
 import pytest
 
+from pyvmm import scatter
 from pyvmm.devices.virtio import blk_request as blk
-from pyvmm.devices.virtio.blk_request import Disk, Request, parse
-from pyvmm.devices.virtio.queue import Chain, QueueError
+from pyvmm.devices.virtio.blk_request import Disk, Request, parse, usual
+from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Chain, QueueError, VirtQueue
+from pyvmm.kvm.native import address_of
+from pyvmm.layout import MIB
+from pyvmm.memory import GuestMemory
+from tests.support.ring import Ring
 
 SIZE = 1 << 20
 
@@ -215,3 +220,70 @@ def test_noise(seed: int) -> None:
     if request.kind in (blk.IN, blk.OUT):
         assert request.offset + request.length <= SIZE
         assert sum(map(len, request.views)) == request.length
+
+
+# --- the short way --------------------------------------------------------------------------------------------------------
+def content(request: Request) -> tuple[object, ...]:
+    """All that a request says, with buffers by their place."""
+    place = [(address_of(view), len(view)) for view in [*request.views, request.status]]
+    said = request.head, request.kind, request.offset, request.length, request.verdict, request.written, request.failed
+    return *said, place, request.segments
+
+
+def test_the_short_way_says_what_the_long_one_does() -> None:
+    if not scatter.supported():
+        pytest.skip("this C library has no preadv2")
+    memory = GuestMemory(16 * MIB)
+    ring = Ring(memory, 8)
+    short, long = (VirtQueue(memory, 8, ring.desc, ring.avail, ring.used, event_idx=False, indirect=True) for _ in range(2))
+    short.take_whole()
+    chance = random.Random(11)
+    judged = disk()
+    taken: set[tuple[int, bool]] = set()
+    for _ in range(4000):
+        judged.readonly = chance.random() < 0.2
+        judged.mask = chance.choice((511, 511, 4095))
+        kind = chance.choice((blk.IN, blk.IN, blk.OUT, blk.OUT, blk.FLUSH, blk.GET_ID, 0xFFFF_FFFF))
+        sector = chance.choice((0, 8, 2040, 2047, 2048, (1 << 55) - 1, (1 << 64) - 8, chance.randrange(2048)))
+        lengths = [chance.choice((16,) * 9 + (15, 17)), chance.choice((512, 4096, 4096, 513, 20, SIZE)), chance.choice((1,) * 9 + (2, 513))]
+        writable = kind != blk.OUT if chance.random() < 0.9 else kind == blk.OUT
+        flags = [DESC_NEXT, DESC_NEXT | (DESC_WRITE if writable else 0), DESC_WRITE]
+        memory.write(0x10_0000, struct.pack("<IIQ", kind, 0, sector))
+        for at, address in enumerate((0x10_0000, 0x20_0000, 0x18_0000)):
+            ring.set_descriptor(at, address, lengths[at], flags[at], at + 1, table=0x9_0000)
+        ring.set_descriptor(0, 0x9_0000, 48, DESC_INDIRECT)
+        ring.publish(0)
+        request = usual(short, judged)
+        chain = long.pop()
+        assert chain is not None
+        if request is not None:
+            assert content(request) == content(parse(chain, judged))
+            assert request.kind in (blk.IN, blk.OUT)
+            taken.add((request.kind, judged.readonly))
+            assert usual(short, judged) is None, "there is no more"
+        assert short.last_avail == (long.last_avail if request is not None else long.last_avail - 1 & 0xFFFF)
+        short.last_avail = short.next_used = long.next_used = long.last_avail
+    assert taken == {(blk.IN, False), (blk.IN, True), (blk.OUT, False)}
+
+
+def test_the_short_way_leaves_broken_rings_to_the_long_one() -> None:
+    memory = GuestMemory(MIB)
+    ring = Ring(memory, 8)
+    queue = VirtQueue(memory, 8, ring.desc, ring.avail, ring.used, event_idx=False, indirect=True)
+    ring.set_descriptor(0, 0x9_0000, 48, DESC_INDIRECT)
+    for at, (length, flags) in enumerate(((16, DESC_NEXT), (512, DESC_NEXT | DESC_WRITE), (1, DESC_WRITE))):
+        ring.set_descriptor(at, 0x8_0000 + 4096 * at, length, flags, at + 1, table=0x9_0000)
+    ring.publish(0)
+    assert queue.three() is None, "a device that did not ask for it"
+    queue.take_whole()
+    if scatter.supported():
+        assert queue.three() is not None
+    ring.avail_index = 9
+    assert usual(queue, disk()) is None
+    with pytest.raises(QueueError):
+        queue.pop()
+    ring.avail_index = 1
+    memory.write(ring.avail + 4, struct.pack("<H", 8))
+    assert usual(queue, disk()) is None
+    with pytest.raises(QueueError):
+        queue.pop()
