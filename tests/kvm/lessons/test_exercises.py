@@ -52,10 +52,10 @@ OF_FIRST = {
 }
 
 
-def results(folder: Path, file: str = ".") -> dict[str, str]:
+def results(folder: Path, *files: str) -> dict[str, str]:
     """Runs the checks in a folder as a student would; the message of each that failed, "" for one that passed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYVMM_", "COV_"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=junit.xml", "--require-kvm", file]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=junit.xml", "--require-kvm", *files]
     done = subprocess.run(command, cwd=folder, env={**clean, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     found: dict[str, str] = {}
@@ -102,8 +102,21 @@ def test_what_one_begins_with_fails_with_a_hint(tmp_path: Path) -> None:
     hints(results(mine))
 
 
-def test_what_is_not_there_fails_with_a_hint(tmp_path: Path) -> None:
-    hints(results(folder(tmp_path), "test_01.py"))
+@pytest.mark.kvm
+def test_mistakes_are_told_in_words(tmp_path: Path) -> None:
+    mine = folder(tmp_path)
+    (mine / "01_2.py").write_text("1 / 0\n")
+    (mine / "02_1.txt").write_text("many\n")
+    (mine / "02_2.S").write_text("start: nonsense\n")
+    found = results(mine, "test_01.py", "test_02.py")
+    for name, text in {
+        "test_01.test_1_two_letters": "01_1.py; begin with: cp docs/lessons/01/first.py",
+        "test_01.test_2_a_loop": "01_2.py ended with status 1:\nTraceback",
+        "test_02.test_1_another_name": "02_1.txt: 'many' is not a number",
+        "test_02.test_2_the_right_segment": "02_2.S does not assemble:",
+    }.items():
+        assert text in found[name]
+        assert "conftest.py:" not in found[name]
 
 
 def test_each_lesson_with_exercises_has_their_checks() -> None:
