@@ -115,7 +115,8 @@ class Session:
             if config.netdevs:
                 from pyvmm.backends.net.backend import open_netdevs
 
-                self.netdevs = open_netdevs(config.netdevs)
+                plain = {device.get("netdev") for device in config.devices if device.name == "e1000"}
+                self.netdevs = open_netdevs(config.netdevs, plain)
             if debugcon is not None:
                 self.debugcon = console.make(debugcon, "debugcon")
         except BaseException:

@@ -20,7 +20,7 @@ from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from typing import Protocol
 
     from pyvmm.config import NetConfig
@@ -236,8 +236,12 @@ def complain(config: NetConfig, text: str) -> ConfigError:
     return ConfigError(f"-netdev {config.kind},id={config.id}: {text}")
 
 
-def open_netdevs(configs: Iterable[NetConfig]) -> dict[str, NetBackend]:
+def open_netdevs(configs: Iterable[NetConfig], plain: Collection[str] = ()) -> dict[str, NetBackend]:
     """Opens every backend of a machine, by id. Hub ports find each other here.
+
+    Args:
+        configs: which, checked by ``cli.nets``.
+        plain: ids of those whose card takes no large frames whatever its driver is (an e1000).
 
     Raises:
         ConfigError: one of them cannot be had; those already open are closed again.
@@ -246,7 +250,7 @@ def open_netdevs(configs: Iterable[NetConfig]) -> dict[str, NetBackend]:
     hubs: dict[str, object] = {}
     try:
         for config in configs:
-            opened[config.id] = open_netdev(config, hubs, opened)
+            opened[config.id] = open_netdev(config, hubs, opened, config.id not in plain)
     except BaseException:
         close_netdevs(opened)
         raise
@@ -259,17 +263,20 @@ def close_netdevs(netdevs: dict[str, NetBackend]) -> None:
         each.close()
 
 
-def open_netdev(config: NetConfig, hubs: dict[str, object] | None = None, others: dict[str, NetBackend] | None = None) -> NetBackend:
+def open_netdev(
+    config: NetConfig, hubs: dict[str, object] | None = None, others: dict[str, NetBackend] | None = None, large: bool = True
+) -> NetBackend:
     """Opens one backend.
 
     Args:
         config: which, checked by ``cli.nets``.
         hubs, others: of ``open_netdevs``, which hub ports need.
+        large: its card may take large frames.
 
     Raises:
         ConfigError: one line with the problem and what to do.
     """
-    backend = _open(config, {} if hubs is None else hubs, others or {})
+    backend = _open(config, {} if hubs is None else hubs, others or {}, large)
     if not config.pcap:
         return backend
     from pyvmm.backends.net.pcap import PcapDump
@@ -281,12 +288,12 @@ def open_netdev(config: NetConfig, hubs: dict[str, object] | None = None, others
         raise
 
 
-def _open(config: NetConfig, hubs: dict[str, object], others: dict[str, NetBackend]) -> NetBackend:
+def _open(config: NetConfig, hubs: dict[str, object], others: dict[str, NetBackend], large: bool) -> NetBackend:
     kind = config.kind
     if kind == "user":
         from pyvmm.backends.net.user import open_user
 
-        return open_user(config)
+        return open_user(config, large)
     if kind == "tap":
         from pyvmm.backends.net.tap import open_tap
 

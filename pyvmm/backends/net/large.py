@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MTU = 1500
 _PIECES = 11  # of the usual MSS in a segment inward: a guest's window of 64 KiB has four of them under way
 LARGE = _PIECES * (MTU - 40)
-STACK_MTU = LARGE + 40
+STACK_MTU = LARGE + 60  # libslirp takes off IPv6's headers where it does not know yet which they will be
 _IP_MAX = 65535
 TSO4, TSO6 = 2, 4  # of NetBackend.set_offload
 _FLOWS = 4096  # connections whose MSS is known; a long-lived one that is forgotten gets the default below
@@ -50,11 +50,15 @@ _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 class LargeFrames:
     """What stands between a card and the stack of one wire.
 
+    Args:
+        mtu: of the stack's interface: ``STACK_MTU``, or ``MTU`` for a card that takes no large frames: the stack cuts quicker.
+
     Attributes:
         flags: what the card's driver takes (``NetBackend.set_offload``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mtu: int = STACK_MTU) -> None:
+        self.mtu = mtu
         self.flags = 0
         self._flows: dict[bytes, int] = {}  # both addresses and ports as in frames to the guest: its MSS
         self._least = ETH_HEADER + MTU  # frames to the guest that are longer need a look
@@ -65,7 +69,7 @@ class LargeFrames:
         if header is None or not header[0] and not header[1]:
             data = bytes(frame)
         else:
-            whole = _whole(frame, header)
+            whole = _whole(frame, header, self.mtu)
             if whole is None:
                 return [bytes(piece) for piece in complete(frame, header)]
             data = bytes(whole)
@@ -160,7 +164,7 @@ def _with_mss(frame: bytes, at: int, field: int, mss: int) -> bytes:
     return bytes(changed)
 
 
-def _whole(frame: Buffer, header: Buffer) -> bytearray | None:
+def _whole(frame: Buffer, header: Buffer, mtu: int) -> bytearray | None:
     """A frame with its checksum put in, not cut. None: the stack would not take it so, or it is nonsense."""
     flags, kind, _, _, start, field = struct.unpack_from("<BBHHHH", header)
     kind &= ~GSO_ECN
@@ -172,7 +176,7 @@ def _whole(frame: Buffer, header: Buffer) -> bytearray | None:
         ipv4 = kind == GSO_TCPV4
         if data[12:14] != (_IPV4 if ipv4 else _IPV6) or kind not in (GSO_TCPV4, GSO_TCPV6) or _tcp(data) != start or field != 16:
             return None
-        if length > (_IP_MAX if ipv4 else STACK_MTU):  # libslirp holds IPv6 to its MTU
+        if length > (_IP_MAX if ipv4 else mtu):  # libslirp holds IPv6 to its MTU
             return None
         if ipv4:
             struct.pack_into(">H", data, ETH_HEADER + 2, length)

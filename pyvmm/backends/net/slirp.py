@@ -21,7 +21,7 @@ from time import monotonic_ns
 
 from pyvmm.backends.net import slirp_abi as abi
 from pyvmm.backends.net.backend import BUDGET, MAX_FRAME, MIN_FRAME, Wire, complain
-from pyvmm.backends.net.large import LargeFrames
+from pyvmm.backends.net.large import MTU, STACK_MTU, LargeFrames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,18 +55,23 @@ class _Alarm:
 class SlirpWire(Wire):
     """One network with its NAT.
 
+    Args:
+        config, options: what it is like.
+        library: libslirp.
+        large: its card may take large frames: segments as long as that are made for it.
+
     Raises:
         ConfigError: libslirp refuses it, or a port of the host's cannot be had.
     """
 
     offload = True
 
-    def __init__(self, config: NetConfig, options: UserNetwork, library: abi.Library) -> None:
+    def __init__(self, config: NetConfig, options: UserNetwork, library: abi.Library, large: bool = True) -> None:
         super().__init__(config.id)
         self.link = True
         self._library = library
         self._failure: BaseException | None = None
-        self._large = LargeFrames()
+        self._large = LargeFrames(STACK_MTU if large else MTU)
         self._queue: list[tuple[Frame, bytes | None]] = []  # for the guest: frame, offload header
         self._wanted: list[tuple[int, int]] = []  # (descriptor, SLIRP_POLL_*) since the last fill
         self._before: list[tuple[int, int]] = []  # and at the one before
@@ -86,7 +91,8 @@ class SlirpWire(Wire):
         self._callbacks = self._make_callbacks()
         self._slirp: int | None = None
         try:
-            self._slirp = library.new(ctypes.byref(abi.configure(options, library.version)), ctypes.byref(self._callbacks), None)
+            settings = abi.configure(options, library.version, self._large.mtu)
+            self._slirp = library.new(ctypes.byref(settings), ctypes.byref(self._callbacks), None)
             self._check()
             if not self._slirp:
                 raise complain(config, "libslirp refuses these options")

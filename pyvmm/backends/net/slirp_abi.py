@@ -10,7 +10,6 @@ import os
 import socket
 from ctypes import PYFUNCTYPE, c_bool, c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_uint8, c_uint32, c_void_p
 
-from pyvmm.backends.net.large import STACK_MTU
 from pyvmm.backends.stderr import say
 
 TYPE_CHECKING = False
@@ -144,9 +143,9 @@ def _quieten() -> None:
         pass
 
 
-def configure(options: UserNetwork, version: int) -> Config:
+def configure(options: UserNetwork, version: int, mtu: int) -> Config:
     config = Config(version=version, restricted=options.restrict, in_enabled=True, in6_enabled=options.ipv6, vprefix_len=64)
-    config.if_mtu = config.if_mru = STACK_MTU  # the guest's interface has the usual one: large.py
+    config.if_mtu = config.if_mru = mtu
     for field, value in (
         ("vnetwork", options.network), ("vnetmask", options.mask), ("vhost", options.host),
         ("vdhcp_start", options.dhcp), ("vnameserver", options.dns),

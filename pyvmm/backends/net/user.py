@@ -48,8 +48,8 @@ class UserNetwork(FrozenRecord):
     forwards: tuple[Forward, ...]
 
 
-def open_user(config: NetConfig) -> NetBackend:
-    """Opens it with what is installed.
+def open_user(config: NetConfig, large: bool = True) -> NetBackend:
+    """Opens it with what is installed. ``large``: its card may take large frames.
 
     Raises:
         ConfigError: one line with the problem and what to do.
@@ -60,7 +60,7 @@ def open_user(config: NetConfig) -> NetBackend:
 
     library = load()
     if library is not None:
-        return SlirpWire(config, options, library)
+        return SlirpWire(config, options, library, large)
     from pyvmm.backends.net.passt import find, open_passt
 
     program = find()

@@ -80,7 +80,7 @@ def test_a_syn_of_a_card_that_takes_no_large_frames_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("build", "mss"), [(ipv4_tcp, 1460), (ipv6_tcp, 1440)])
 def test_the_stacks_own_mtu_is_not_told(build, mss: int) -> None:  # type: ignore[no-untyped-def]
-    ((frame, offload),) = LargeFrames().inward(syn(STACK_MTU - 40, build, flags=SYN | ACK))
+    ((frame, offload),) = LargeFrames().inward(syn(STACK_MTU - 60, build, flags=SYN | ACK))
     assert mss_of(bytes(frame)) == mss and valid(bytes(frame)) and offload is None
 
 

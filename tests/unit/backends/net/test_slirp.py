@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyvmm.backends.net.backend import open_netdev
+from pyvmm.backends.net.backend import open_netdev, open_netdevs
 from pyvmm.backends.net.slirp import QUEUE, SlirpWire
 from pyvmm.backends.net.slirp_abi import load
 from pyvmm.backends.net.user import parse
@@ -184,6 +184,22 @@ def test_large_frames_both_ways_when_the_card_takes_them(loop: Loop) -> None:
                 peer_got += peer.recv(1 << 16)
             assert peer_got == data[:60000]
     guest.backend.close()
+
+
+def test_an_e1000s_network_keeps_to_1500_bytes(loop: Loop) -> None:
+    wire = open_netdevs([NetConfig(id="n0", kind="user")], {"n0"})["n0"]
+    guest = Guest(wire, "10.0.2.15")
+    wire.attach(loop, guest)
+    guest.ask("10.0.2.2")
+    server, port = listener()
+    with server:
+        connection = guest.connect("10.0.2.2", port)
+        assert loop.until(lambda: connection.established)
+        with server.accept()[0] as peer:
+            peer.sendall(bytes(100_000))
+            assert loop.until(lambda: len(connection.received) == 100_000)
+    assert 1400 < max(len(frame) for frame in guest.frames) <= 1514
+    wire.close()
 
 
 def test_tcp_from_the_host(loop: Loop) -> None:
