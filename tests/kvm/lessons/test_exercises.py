@@ -6,6 +6,7 @@ The answers are here so that they are not beside the questions. Some are changes
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,14 @@ def test_mistakes_are_told_in_words(tmp_path: Path) -> None:
         assert "conftest.py:" not in found[name]
 
 
-def test_each_lesson_with_exercises_has_their_checks() -> None:
-    for page in EXERCISES.parent.glob("[0-9]*.md"):
-        assert (EXERCISES / f"test_{page.name[:2]}.py").exists() == ("## Exercises" in page.read_text()), page.name
+PAGES = sorted(EXERCISES.parent.glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_exercise_on_a_page_has_its_check(page: Path) -> None:
+    """A page names the file of each, and ``-k 1_`` chooses the first."""
+    number = page.name[:2]
+    told = re.findall(rf"^(\d)\. `{number}_(\d)\.\w+`", page.read_text().partition("\n## Exercises\n")[2], re.MULTILINE)
+    checked = re.findall(r"^def test_(\d)_", (EXERCISES / f"test_{number}.py").read_text(), re.MULTILINE)
+    assert [each for each, _ in told] == [each for _, each in told] == checked == [str(n + 1) for n in range(len(told))]
+    assert len(told) >= 2
