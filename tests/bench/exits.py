@@ -1,4 +1,7 @@
-"""The price of an exit: IN, OUT and MMIO to where nobody is, and HLT with a timer to wake it."""
+"""The price of an exit: IN, OUT and MMIO to where nobody is, and HLT with a timer to wake it.
+
+On host B: python tests/nested/amd.py --timeout 1500 -- python -m tests.bench --only exits --rounds 3
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ def _halting(scratch: Path) -> dict[str, Measure]:
         images[name].write_bytes(sector.replace(_HALTS, _HALTS[:1] + count.to_bytes(2, "little")))
     commands = {
         "C": lambda image: [str(contestants.compiled("bare")), str(image), "real"],
-        "pyvmm": lambda image: [contestants.installed(), "run", str(image), "--format", "flat16"],
+        "pyvmm": lambda image: [*contestants.checkout(), "run", str(image), "--format", "flat16"],
     }
 
     def sample(command: Callable[[Path], list[str]]) -> Mapping[str, float]:
