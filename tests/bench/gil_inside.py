@@ -103,11 +103,11 @@ def main() -> int:
             machine.vcpus[0].set_mp_state(uapi.KVM_MP_STATE_UNINITIALIZED)
             console.mark()
 
-            def end() -> None:
+            def expire() -> None:
                 console.mark()
                 machine.stop()
 
-            threading.Timer(1, end).start()
+            threading.Timer(1, expire).start()
         machine.run(timeout=100)
     disk.close()
     if len(console.marks) != 2:

@@ -119,7 +119,7 @@ def _on_host_b(rounds: int) -> Section:
 def measure(rounds: int) -> Section:
     if emulates_ring0():
         return _on_host_b(rounds)
-    kernel = debian.kernel("cloud").vmlinuz
+    kernel = str(debian.kernel("cloud").vmlinuz)
     section = Section(
         name=NAME,
         title="Linux to /init",
@@ -133,7 +133,7 @@ def measure(rounds: int) -> Section:
         scratch = Path(name)
         initrd = scratch / "initrd"
         initrd.write_bytes(initramfs.build(_INIT))
-        commands = _contestants(scratch, shutil.copy(kernel, scratch / "vmlinuz"), str(initrd))
+        commands = _contestants(scratch, shutil.copy(kernel, str(scratch / "vmlinuz")), str(initrd))
         for command in commands.values():
             _warm(command)
         who: dict[str, Measure] = {each: partial(_boot, command, scratch) for each, command in commands.items()}
