@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_HUGE = 2 << 20  # bytes of a huge page
+_BEGIN = 16 << 20  # it begins at a multiple: of a huge page too, and host addresses end in the guest's (devices/virtio/indirect.py)
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python names it since 3.13
 
 
@@ -80,12 +80,12 @@ class GuestMemory:
             raise ConfigError(f"guest memory of {size >> 20} MiB is more than this host has ({limit >> 20} MiB RAM and swap): lower -m")
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         try:
-            self.mapping = mmap.mmap(-1, size + _HUGE, flags=flags)  # room to begin at a multiple of 2 MiB
+            self.mapping = mmap.mmap(-1, size + _BEGIN, flags=flags)  # with room to begin where it should
         except OSError as error:
             raise HostError(f"cannot map {size >> 20} MiB of guest memory: {error.strerror}; lower -m") from error
         self.size = size
         base = native.address_of(self.mapping)
-        offset = -base % _HUGE
+        offset = -base % _BEGIN
         self._ask_for_huge_pages(offset)
         whole = memoryview(self.mapping)
         self.regions: list[Region] = []

@@ -31,6 +31,7 @@ from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.net import NetOptions, VirtioNet
 from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_NEXT
 from pyvmm.devices.virtio.rng import VirtioRng
+from pyvmm.kvm.native import address_of
 from pyvmm.layout import LOW_RAM_END, MIB
 from pyvmm.memory import GuestMemory
 from pyvmm.scatter import Scatter
@@ -318,18 +319,22 @@ TRANSPORTS: dict[str, Callable[..., Driver]] = {"mmio": MmioDriver, "pci": PciDr
 
 
 @pytest.fixture
-def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[mmap.mmap]]:
-    """Guest RAM gets canaries in front and behind; these are the mappings."""
-    made: list[mmap.mmap] = []
+def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[memoryview]]:
+    """Guest RAM gets canaries in front and behind; these are the pieces of memory with both."""
+    made: list[memoryview] = []
 
     def guarded(fd: int, size: int, flags: int) -> memoryview:
-        whole = mmap.mmap(fd, size + 2 * GUARD, flags=flags)
-        whole[:GUARD] = whole[-GUARD:] = PATTERN
-        made.append(whole)
-        return memoryview(whole)[GUARD:-GUARD]
+        """Begins where GuestMemory wants it, so that it has no slack in front."""
+        whole = mmap.mmap(fd, size + memory_module._BEGIN + GUARD, flags=flags)
+        start = -(address_of(whole) + GUARD) % memory_module._BEGIN
+        guarded = memoryview(whole)[start : start + RAM + 2 * GUARD]
+        guarded[:GUARD] = guarded[-GUARD:] = PATTERN
+        made.append(guarded)
+        return memoryview(whole)[start + GUARD :]
 
     names = {name: getattr(mmap, name) for name in dir(mmap) if name.isupper()}
     monkeypatch.setattr(memory_module, "mmap", SimpleNamespace(**{**names, "mmap": guarded}))
+    monkeypatch.setattr(GuestMemory, "_ask_for_huge_pages", lambda self, offset: None)
     yield made
 
 
@@ -339,6 +344,7 @@ class Hostile:
     def __init__(self, subject: Callable[[FakeLoop], Subject], transport: Callable[..., Driver], rng: random.Random) -> None:
         self.rng = rng
         self.memory = GuestMemory(RAM)
+        assert self.memory.regions[0].host_address % memory_module._BEGIN == 0
         self.loop = FakeLoop()
         self.subject = subject(self.loop)
         self.bound: set[tuple[int, int, int, int | None]] = set()
@@ -586,7 +592,7 @@ def resident() -> int:
 
 @pytest.mark.parametrize("transport", list(TRANSPORTS))
 @pytest.mark.parametrize("name", list(SUBJECTS))
-def test_hostile_driver(name: str, transport: str, guards: list[mmap.mmap], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_driver(name: str, transport: str, guards: list[memoryview], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "PATIENCE", 0.0)  # nobody else is there to finish anything meanwhile
     monkeypatch.setattr(core, "PATIENCE_AGAIN", 0.0)
     if name.startswith("blk"):
@@ -603,6 +609,7 @@ def test_hostile_driver(name: str, transport: str, guards: list[mmap.mmap], monk
         except BaseException:
             print(f"{name} {transport} episode {episode}")
             raise
+        assert address_of(guards[0]) + GUARD == hostile.memory.regions[0].host_address
         assert guards[0][:GUARD] == PATTERN and guards[0][-GUARD:] == PATTERN, f"episode {episode}"
         if episode == episodes // 4:
             gc.collect()

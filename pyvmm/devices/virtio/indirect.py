@@ -8,17 +8,19 @@ A descriptor (Virtio 1.2, 2.7.5) has four columns of 32 bits, and so has the ker
     |            0            |           length           |                host virtual address             |
     +------------+------------+----------------------------+-------------------------------------------------+
 
-A column is an array, taken out and put back with a stride, in C. What must be computed is done to all addresses at once: a column of
-64-bit words, read as one little-endian integer, has a lane for each descriptor.
+A column is taken out and put back with a stride, in C:
 
     1. are they chained 0, 1, ... n-1, reading first, then writing?      next and flags == the column such a table has there
-    2. does each end inside the memory?                    address + length + (2**63 - 1 - end) leaves bit 63 clear
-    3. has each a length?                                                   length + (2**63 - 1) sets bit 63
-    4. the iovec: the host address of the memory is added
+    2. has each a length, and what is their sum?                      known beforehand for the usual request: header, pages, status
+    3. does each end inside the memory, and where is it for the host?
 
-No lane carries into the next. Addresses from 2**48 on are refused first, so (2) stays under 2**64, and (4) is done once (2) has shown that
-address <= end, where host + end is an address of this process. The usual request for a mebibyte is a header, pages and a status:
-one comparison answers (1) and (3), and its sum is known.
+GuestMemory begins at a multiple of 16 MiB. So the lower three bytes of an address stay as they are, and the others depend on the fourth
+alone: columns of bytes, translated (``_moved``). What is near the end of memory, or long, is computed instead, for all addresses at
+once: a column of 64-bit words, read as one little-endian integer, has a lane for each descriptor (``_computed``).
+
+    address + length + (2**63 - 1 - end) leaves bit 63 clear where it ends inside; the iovec is address + host
+
+No lane carries into the next: addresses from 2**48 on are refused first, so that sums stay under 2**64.
 
 The driver may write to the table meanwhile: it is copied once, and all that is judged and used comes from there.
 Nothing is refused here. A table that is not as plain as that gets None, and the walk (queue.py) finds out what it is: every rule
@@ -39,10 +41,11 @@ if TYPE_CHECKING:
 
 LEAST = 8  # descriptors; with fewer the walk is as quick
 
-_LANE = 64
 _LENGTH = 0xFFFF_FFFF
 _NEXT_UNSEEN = (1 << 48) - 1  # of flags and length with a next above them
 _BIT_63 = 1 << 63
+_ADDRESS = (1 << 64) - 1
+_TOP = 24  # lowest bit of an address' fourth byte
 _HEADER, _STATUS = 16, 1  # bytes; of the usual block request (5.2.6)
 _KEPT = 4096  # lanes in all the shapes that are kept, 100 bytes each and as often as needed: a driver chooses the lengths of its tables
 
@@ -50,10 +53,7 @@ _KEPT = 4096  # lanes in all the shapes that are kept, 100 bytes each and as oft
 class _Shape:
     """The constants for tables of ``count`` descriptors."""
 
-    __slots__ = (
-        "reading", "writing", "usual_reading", "usual_writing", "usual_lengths", "usual_total", "usual_room",
-        "zeros", "length", "room", "sign", "full", "host", "folds",
-    )  # fmt: skip
+    __slots__ = ("reading", "writing", "usual_reading", "usual_writing", "usual_total", "zeros", "length", "room", "sign", "host")
 
     def __init__(self, count: int, end: int, host: int) -> None:
         def lanes(value: int) -> int:
@@ -70,19 +70,9 @@ class _Shape:
         self.usual_reading, self.usual_writing = (
             array("Q", (link << 32 | length for link, length in zip(links, lengths, strict=True))) for links in (self.reading, self.writing)
         )
-        self.usual_lengths = array("Q", lengths)
         self.usual_total = sum(lengths)
         self.zeros = bytes(count)
-        self.length = lanes(_LENGTH)
-        self.room = lanes(_BIT_63 - 1 - end)
-        self.usual_room = self.room + int.from_bytes(self.usual_lengths, "little")
-        self.sign, self.full = lanes(_BIT_63), lanes(_BIT_63 - 1)
-        self.host = lanes(host)
-        self.folds: list[tuple[int, int]] = []  # (bits, mask) that halve the number of lanes until one is left
-        while count > 1:
-            count = count + 1 >> 1
-            bits = _LANE * count
-            self.folds.append((bits, (1 << bits) - 1))
+        self.length, self.room, self.sign, self.host = lanes(_LENGTH), lanes(_BIT_63 - 1 - end), lanes(_BIT_63), lanes(host)
 
 
 class Tables:
@@ -98,6 +88,13 @@ class Tables:
         self._host = host
         self._shapes: dict[int, _Shape] = {}
         self._kept = 0
+        self._moves: list[tuple[int, bytes]] = []  # byte of an address, and what becomes of it by the fourth; none: to be computed
+        tops = len(memory) >> _TOP
+        if tops and not host & (1 << _TOP) - 1:
+            columns = zip(*((host + (top << _TOP) & _ADDRESS).to_bytes(8, "little") for top in range(256)), strict=True)
+            self._moves = [(at, bytes(column)) for at, column in enumerate(columns) if at >= 3 and any(column)]
+            self._inside = bytes(range(min(tops, 256) - 1))  # fourth bytes of addresses with 16 MiB and more behind them
+            self._last = bytes((min(tops, 256) - 1,))
 
     def take(self, table: memoryview, count: int) -> tuple[Views, Views, int, int] | None:
         """What a table of ``count`` descriptors says: readable buffers and writable ones, and the bytes in each.
@@ -108,35 +105,59 @@ class Tables:
             return None
         shape = self._shapes.get(count) or self._shape(count)
         data = bytes(table)  # the one look at memory
+        others = array("Q", data)[1::2]
+        others[-1] &= _NEXT_UNSEEN
+        reading = others == shape.usual_reading
+        if reading or others == shape.usual_writing:
+            total = shape.usual_total
+        else:
+            words = array("I", others.tobytes())
+            links = words[1::2]
+            reading = links == shape.reading
+            if not reading and links != shape.writing:
+                return None
+            lengths = words[::2].tolist()
+            total = sum(lengths)
+            if total > TOTAL_MAX or not all(lengths):
+                return None
+        iovecs = (self._moved(data, shape) if self._moves else None) or self._computed(data, shape)
+        return None if iovecs is None else self._split(iovecs, total, reading)
+
+    def _moved(self, data: bytes, shape: _Shape) -> bytes | None:
+        """The iovecs, if no buffer is of 16 MiB or may reach behind the memory; else None: compute them."""
+        zeros = shape.zeros
+        if not data[4::16] == data[5::16] == data[6::16] == data[7::16] == data[11::16] == zeros:
+            return None
+        tops = data[3::16]
+        rest = tops.translate(None, self._inside)
+        if rest:  # of less than 64 KiB they may begin in the last 16 MiB, but not in the last 64 KiB of these
+            if rest.translate(None, self._last) or data[10::16] != zeros:
+                return None
+            if b"\xff" + self._last in array("H", data)[1::8].tobytes():
+                return None
+        iovecs = bytearray(data)
+        for at, column in self._moves:
+            iovecs[at::16] = tops.translate(column)
+        for at in (12, 13, 14, 15):
+            iovecs[at::16] = zeros
+        return bytes(iovecs)
+
+    def _computed(self, data: bytes, shape: _Shape) -> bytes | None:
+        """The iovecs of any table. None: a buffer is not inside."""
         if data[6::16] != shape.zeros or data[7::16] != shape.zeros:
             return None  # from 2**48 on
         quads = array("Q", data)
         addresses = int.from_bytes(quads[::2], "little")
-        others = quads[1::2]
-        others[-1] &= _NEXT_UNSEEN
-        reading = others == shape.usual_reading
-        if reading or others == shape.usual_writing:
-            if addresses + shape.usual_room & shape.sign:
-                return None
-            column, total = shape.usual_lengths, shape.usual_total
-        else:
-            links = array("I", others.tobytes())[1::2]
-            reading = links == shape.reading
-            if not reading and links != shape.writing:
-                return None
-            lengths = int.from_bytes(others, "little") & shape.length
-            if addresses + lengths + shape.room & shape.sign:
-                return None
-            if lengths + shape.full & shape.sign != shape.sign:
-                return None
-            column, total = array("Q", lengths.to_bytes(8 * count, "little")), lengths
-            for bits, mask in shape.folds:  # their sum; a lane has room for 2**32 lengths
-                total = (total >> bits) + (total & mask)
-            if total > TOTAL_MAX:
-                return None
-        quads[::2] = array("Q", (addresses + shape.host).to_bytes(8 * count, "little"))
-        quads[1::2] = column
-        every = Scatter(self._memory, self._host, quads.tobytes(), total)
+        lengths = int.from_bytes(quads[1::2], "little") & shape.length
+        if addresses + lengths + shape.room & shape.sign:
+            return None
+        size = len(data) >> 1
+        quads[::2] = array("Q", (addresses + shape.host).to_bytes(size, "little"))
+        quads[1::2] = array("Q", lengths.to_bytes(size, "little"))
+        return quads.tobytes()
+
+    def _split(self, iovecs: bytes, total: int, reading: bool) -> tuple[Views, Views, int, int]:
+        every = Scatter(self._memory, self._host, iovecs, total)
         alone = every.pop(0 if reading else -1)
         if reading:
             return [alone], every, len(alone), every.length
