@@ -65,7 +65,8 @@ class RawFile:
     def read(self, offset: int, views: Views) -> None:
         """See BlockBackend."""
         length = views.length if isinstance(views, Scatter) else sum(map(len, views))
-        self._check(offset, length)
+        if offset < 0 or offset + length > self.size:
+            self._check(offset, length)
         while length:
             if isinstance(views, Scatter):
                 got = views.preadv(self.fd, offset)

@@ -85,7 +85,7 @@ class Request:
 
 
 def usual(queue: VirtQueue, disk: Disk) -> Request | None:
-    """Takes the next request if it reads or writes and is as most are: header, one buffer, status in one table. Half the long way's price.
+    """Takes the next request if it is as most are: header, one buffer or for a flush none, status, in one table. Half the long way's price.
 
     None: ``pop`` and ``parse`` tell what there is. Nothing is refused here, so that every rule has its one place.
     """
@@ -98,6 +98,13 @@ def usual(queue: VirtQueue, disk: Disk) -> Request | None:
     low = queue.low
     kind, _, sector = _unpack_header_from(low, header)
     offset = sector << 9
+    if not length:
+        if kind != FLUSH:
+            return None
+        queue.last_avail = queue.last_avail + 1 & 0xFFFF
+        request = Request(head, low[status : status + 1], 0)
+        request.kind = FLUSH
+        return request
     if kind != (IN if reading else OUT) or (length | offset) & disk.mask or offset + length > disk.size or not reading and disk.readonly:
         return None
     queue.last_avail = queue.last_avail + 1 & 0xFFFF

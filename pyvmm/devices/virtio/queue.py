@@ -30,7 +30,9 @@ SIZE_MAX = 32768  # 2.7
 INDIRECT_MAX = 1024  # descriptors in an indirect chain when the queue is smaller: drivers exceed small queues (QEMU takes as many)
 
 _DESC = struct.Struct("<QIHH")
-_THREE = struct.Struct("<QIHHQIHHQIHH")
+_LINKED = struct.Struct("<QII")  # flags and next taken together
+_TWO, _THREE = struct.Struct("<QIIQII"), struct.Struct("<QIIQIIQII")
+_FIRST, _SECOND_READ, _SECOND_WRITTEN = DESC_NEXT | 1 << 16, DESC_NEXT | 2 << 16, DESC_NEXT | DESC_WRITE | 2 << 16
 TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
 Three = tuple[int, int, int, int, int, bool, int, int]  # head; address and length of each buffer, after the second's: writable
 
@@ -181,8 +183,8 @@ class VirtQueue:
     def three(self) -> Three | None:
         """What comes next, if it is one table of three buffers in ``low``, the first to read, the last to write: most requests of a disk.
 
-        Only after ``take_whole``. The queue does not move on: add 1 to ``last_avail`` to take it, or ``pop``. None: ``pop`` tells.
-        That they are not too long in all (2.7.5.2) is for the caller to see.
+        Or of two: the one in the middle has length 0 then. Only after ``take_whole``. The queue does not move on: add 1 to ``last_avail``
+        to take it, or ``pop``. None: ``pop`` tells. That they are not too long in all (2.7.5.2) is for the caller to see.
         """
         avail, size = self._avail, self.size
         available, last = avail[1], self.last_avail
@@ -191,16 +193,22 @@ class VirtQueue:
         head = avail[2 + (last & self._mask)]
         if head >= size:
             return None
-        address, length, flags, _ = _DESC.unpack_from(self._table, head << 4)
+        address, length, link = _LINKED.unpack_from(self._table, head << 4)
         end = self._low_end
-        if length != 48 or flags != DESC_INDIRECT or address + 48 > end:
+        if link & 0xFFFF != DESC_INDIRECT or address + length > end:
             return None
-        first, before, flags, link, second, length, also, next_link, third, behind, ends, _ = _THREE.unpack_from(self.low, address)
-        if flags != DESC_NEXT or link != 1 or next_link != 2 or ends != DESC_WRITE or also | DESC_WRITE != DESC_NEXT | DESC_WRITE:
+        if length == 48:
+            first, before, link, second, length, also, third, behind, ends = _THREE.unpack_from(self.low, address)
+            if also != _SECOND_WRITTEN and also != _SECOND_READ or not length or second + length > end:
+                return None
+        elif length == 32:
+            first, before, link, third, behind, ends = _TWO.unpack_from(self.low, address)
+            second = length = also = 0
+        else:
             return None
-        if not (before and length and behind) or first + before > end or second + length > end or third + behind > end:
+        if link != _FIRST or ends & 0xFFFF != DESC_WRITE or not (before and behind) or first + before > end or third + behind > end:
             return None
-        return head, first, before, second, length, also != DESC_NEXT, third, behind
+        return head, first, before, second, length, also == _SECOND_WRITTEN, third, behind
 
     def _walked(self, head: int) -> Chain:
         index = head
