@@ -18,6 +18,7 @@ from time import monotonic
 from tests.support import reseed
 
 ROOT = Path(__file__).resolve().parents[2]
+MORE = {"PYVMM_FUZZ_RECORDINGS": "5000"}  # where an ordinary run of the tests does little
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+(?:\[.*?\])?)(?: - |$)", re.MULTILINE)
 
 
@@ -33,7 +34,7 @@ def play(lot: int, arguments: Sequence[str]) -> list[str]:
     """One round; returns the tests that failed."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, reseed.VARIABLE: str(lot)}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        command, cwd=ROOT, env={**MORE, **os.environ, reseed.VARIABLE: str(lot)}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     lines = done.stdout.splitlines()

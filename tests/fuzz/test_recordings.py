@@ -20,7 +20,7 @@ from pyvmm.observe.recording.player import Player
 from pyvmm.observe.recording.reader import Recording
 from tests.support.recordings import letters
 
-MUTANTS = int(os.environ.get("PYVMM_FUZZ_RECORDINGS", "5000"))
+MUTANTS = int(os.environ.get("PYVMM_FUZZ_RECORDINGS", "2000"))
 SEEDS = range(4)
 WORDS = [b"i-1;", b"i99999999999999999999;", b"b99:", b"N", b"[]", b"{}", b"s0:", b"[[[[[[[[", b"\xff", b"}", b"]", b"i0;"]
 

@@ -86,7 +86,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     assert "neither a regular file nor a block device" in refused(file=str(tmp_path / "fifo"), readonly=True)
     assert "1000 bytes are no multiple of 512: if it is a disk image, `truncate -s 1024 FILE`" in refused(file=str(tmp_path / "odd"))
     assert "Not a directory" in refused(file=str(tmp_path / "odd" / "below"))
-    assert "null byte" in refused(file="a\0b")
+    assert "null" in refused(file="a\0b")
     assert "-drive file=" in refused(file="\udcff\ud800")
 
 
