@@ -9,12 +9,13 @@ KVM leave registers in the run page instead.
 
 from __future__ import annotations
 
-from errno import EINVAL, ENXIO
+from errno import EAGAIN, EINTR, EINVAL, ENXIO
 from time import monotonic_ns
 
 from pyvmm.errors import KvmError
 from pyvmm.kvm import structs, uapi
-from pyvmm.kvm.ioctl import call
+from pyvmm.kvm.ioctl import call, failure
+from pyvmm.kvm.native import function, get_errno
 from pyvmm.kvm.vcpu_state import VcpuState, VmState
 
 __all__ = ["SyncRegs", "VcpuState", "VmState", "get", "get_vm", "put", "put_vm"]
@@ -33,6 +34,7 @@ _CHIPS = (uapi.KVM_IRQCHIP_PIC_MASTER, uapi.KVM_IRQCHIP_PIC_SLAVE, uapi.KVM_IRQC
 _HYPERV = range(0x4000_0000, 0x4000_0200)  # no CPUID of ours offers them; writing one has KVM set Hyper-V up for the guest
 _FAR = 1 << 40  # TSC ticks: minutes; KVM takes a value within a second of the one it expects for "the same as the others'"
 
+_ioctl = function("ioctl")
 _readable: list[int] = []  # MSRs this host gives, in the kernel's order; found out at the first get
 _refused: set[int] = set()  # and those of them it does not take back
 
@@ -154,6 +156,10 @@ class SyncRegs:
     As any registers at an exit, they are those before the access is complete: RIP at the OUT or behind it, the target of an IN
     as it was. ``settled`` completes it first, which costs a KVM_RUN that comes back at once.
 
+    Attributes:
+        regs: called, gives kvm_regs as the last exit left them.
+        system: likewise kvm_sregs and kvm_vcpu_events.
+
     Raises:
         KvmError: this KVM has no such facility.
     """
@@ -164,10 +170,25 @@ class SyncRegs:
         wanted = 7  # KVM_SYNC_X86_REGS, _SREGS, _EVENTS
         if vcpu.vm.check_extension(uapi.KVM_CAP_SYNC_REGS) & wanted != wanted:
             raise KvmError("KVM_CHECK_EXTENSION", EINVAL, "this KVM does not leave registers in the run page (KVM_CAP_SYNC_REGS)")
-        self._vcpu = vcpu
         self._valid = vcpu.quads[structs.RUN_VALID_REGS // 8 : structs.RUN_VALID_REGS // 8 + 1]
         self._area = vcpu.page[structs.RUN_SYNC_REGS : structs.RUN_SYNC_REGS + self.LENGTH]
+        self._parts = self._area[:_REGS], self._area[_REGS:]
+        self.regs, self.system = (part.tobytes for part in self._parts)
+        self._page, self._fd = vcpu.page, vcpu.fd
         self._valid[0] = wanted
+
+    def settle(self) -> bool:
+        """``Vcpu.settle`` by the C library's ioctl, whose EINTR costs less than making an exception of it and dropping that."""
+        page = self._page
+        page[structs.RUN_IMMEDIATE_EXIT] = 1
+        failed = _ioctl(self._fd, uapi.KVM_RUN, 0)
+        page[structs.RUN_IMMEDIATE_EXIT] = 0
+        if not failed:
+            return False
+        errno = get_errno()
+        if errno != EINTR and errno != EAGAIN:
+            raise failure(uapi.KVM_RUN, errno)
+        return True
 
     def take(self) -> bytes:
         """A copy of what the last exit left: ``split`` makes structures of it."""
@@ -175,13 +196,13 @@ class SyncRegs:
 
     def settled(self) -> bytes | None:
         """The same with the pending access completed; None when that brings another exit, which must be handled first."""
-        return bytes(self._area) if self._vcpu.settle() else None
+        return bytes(self._area) if self.settle() else None
 
     def close(self) -> None:
         """KVM copies no more."""
         self._valid[0] = 0
-        self._valid.release()
-        self._area.release()
+        for view in (self._valid, self._area, *self._parts):
+            view.release()
 
     @staticmethod
     def split(data: bytes) -> tuple[Any, Any, Any]:

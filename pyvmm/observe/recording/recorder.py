@@ -7,8 +7,8 @@
 
 The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits have passed since the last, always: where the
 writer lags, the guest waits for it. Also when KEYFRAME_NS have passed, but not sooner than PATIENCE times what the last one took, the
-writer's share included where that has no CPU of its own, and not while it lags: those that only time asks for take at most a tenth of it.
-None while the guest makes no exit.
+writer's share included where that has no CPU of its own, and not while it lags: those that only time asks for take at most a twentieth
+of it. None while the guest makes no exit.
 
 Exits of several vCPUs are seen one after the other: who comes second waits until the first is through. Memory is looked at with
 all vCPUs out of the guest.
@@ -20,18 +20,17 @@ import os
 from time import monotonic_ns, time_ns
 
 from pyvmm import __version__, events
-from pyvmm.exits import freeze
 from pyvmm.kvm import state as kvm_state
 from pyvmm.kvm import structs, uapi
 from pyvmm.kvm.kind import cpu_brand, kvm_kind
-from pyvmm.kvm.state import SyncRegs
 from pyvmm.observe.explain.layout import plain
 from pyvmm.observe.recording import format
 from pyvmm.observe.recording.contents import CONSOLE_KEPT, Header, Keyframe
+from pyvmm.observe.recording.cpu import Cpu
 from pyvmm.observe.recording.ram import Ram
 from pyvmm.observe.recording.states import DeviceStates
 from pyvmm.observe.recording.writer import Writer
-from pyvmm.runloop import Observer, Stop
+from pyvmm.runloop import Stop
 from pyvmm.snapshot.plain import pack
 from pyvmm.threads import Lock
 
@@ -46,16 +45,14 @@ if TYPE_CHECKING:
 
 KEYFRAME_EXITS = 1000
 KEYFRAME_NS = 200_000_000
-PATIENCE = 9
+PATIENCE = 19
 _BACKLOG = 8 << 20  # bytes that wait to be packed: the writer lags
 _BUFFER = 64 << 10
 _TOOK_MAX = (1 << 32) - 1
 _TURN_SECONDS = 0.1  # how often a vCPU that waits for its turn looks whether the run is over
 _AT_AN_EXIT = (events.POWEROFF, events.RESET, events.DEBUG_EXIT, events.CRASH, events.HALTED, events.WAKE)
-_DATA = structs.RUN_MMIO_DATA
-_RIP = structs.RUN_SYNC_REGS // 8 + 16
-_IO, _IO_COUNT, _IO_DATA = structs.RUN_IO_DIRECTION // 4, structs.RUN_IO_COUNT // 4, structs.RUN_IO_DATA_OFFSET // 4
-_REGS, _PACK = format.REGS, format.ENTRY.pack
+_IO = structs.RUN_IO_DIRECTION // 4
+_PACK = format.ENTRY.pack
 
 
 def header(config: Config, name: str, command: list[str], ram: list[Region]) -> Header:
@@ -105,7 +102,7 @@ class Recorder:
         self.running: Run | None = None
 
     def attach(self, machine: Machine) -> None:
-        """Records a machine that does not run yet, until its run is over. ConfigError, HostError: the file; KvmError: see ``SyncRegs``."""
+        """Records a machine that does not run yet, until its run is over. ConfigError, HostError: the file; KvmError: see ``Cpu.watch``."""
         fresh = self.writer is not None
         if self.writer is None:
             self.began = monotonic_ns()
@@ -158,8 +155,7 @@ class Run:
         self._states = DeviceStates(machine)
         self._cpus = [Cpu(self, index) for index in range(len(machine.vcpus))]
         self._turn = Lock() if len(self._cpus) > 1 else None
-        self._key_count = count
-        self._key_due = self._spent = 0
+        self._key_count = self._key_due = self._spent = 0  # number of the exit, time, that asks for a keyframe
         self._undo: list[Callable[[], None]] = [self._ram.close, self._states.close]
         self._tap_console()
         try:
@@ -202,14 +198,14 @@ class Run:
         if self._turn is not None:
             self._turn.release()
 
-    def add(self, cpu: Cpu, reason: int, answer: bytes, regs: bytes, flags: int, took: int) -> None:
+    def add(self, cpu: Cpu, reason: int, answer: bytes, regs: bytes, system: bytes, flags: int, took: int) -> None:
         """Appends an exit that is answered."""
-        self.count += 1
+        self.count = count = self.count + 1
         more = b""
-        if regs[_REGS:] != cpu.regs[_REGS:] or cpu.is_new:
+        if system != cpu.system or cpu.is_new:
             cpu.is_new = False
+            cpu.system = more = system
             flags |= format.SYSTEM
-            more = regs[_REGS:]
         cpu.regs = regs
         if reason != uapi.KVM_EXIT_IO or not answer or not self._states.is_unchanged_by_read(cpu.words[_IO]):
             with self.machine.lock:
@@ -228,14 +224,15 @@ class Run:
             if patches:
                 flags |= format.PATCHES
                 more += _sized(patches)
-        frozen, came = cpu.frozen, cpu.came
-        head = _PACK(cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), came - self.began, came - cpu.left, cpu.rip)
-        self._buffer += head + frozen + answer + regs[:_REGS] + more
-        if due or self.count - self._key_count >= KEYFRAME_EXITS or came >= self._key_due and self._writer.backlog <= _BACKLOG:
+        frozen, came, began = cpu.frozen, cpu.came, self.began
+        head = _PACK(cpu.index, flags, 0, len(frozen), len(answer), min(took, _TOOK_MAX), came - began, came - cpu.left, cpu.rip)
+        buffer = self._buffer
+        buffer += head + frozen + answer + regs + more
+        if count >= self._key_count or due or came >= self._key_due and self._writer.backlog <= _BACKLOG:
             self._writer.wait_for_room()  # not in there: everybody would wait
             with self._ram.still():
                 self._keyframe()
-        elif len(self._buffer) >= _BUFFER:
+        elif len(buffer) >= _BUFFER:
             self._flush()
 
     def _take_sent(self) -> bytes:
@@ -260,7 +257,7 @@ class Run:
         self._flush()
         state = Keyframe(
             time=began - self.began,
-            registers=[cpu.regs for cpu in self._cpus],
+            registers=[cpu.regs + cpu.system for cpu in self._cpus],
             devices=self._states.whole(),
             layout=self._states.layout,
             console=bytes(self._console),
@@ -270,7 +267,7 @@ class Run:
         )
         self._writer.keyframe(self.count, state, self._ram.pages(), fresh)
         now = monotonic_ns()
-        self._key_count = self.count
+        self._key_count = self.count + KEYFRAME_EXITS
         spent, self._spent = self._writer.spent - self._spent, self._writer.spent
         self._key_due = now + max(KEYFRAME_NS, PATIENCE * (now - began + spent))
 
@@ -298,96 +295,11 @@ class Run:
     def _add_unanswered(self, cpu: Cpu) -> None:
         """A crash; or a device ended the run from within its handler."""
         self.count += 1
-        cpu.regs, cpu.busy = cpu.sync.take(), False
+        cpu.give_up()
         patches = self._ram.patches() if self._ram.exact else b""
         flags = format.SYSTEM | (format.PATCHES if patches else 0)
         head = _PACK(cpu.index, flags, 0, len(cpu.frozen), 0, 0, cpu.came - self.began, cpu.came - cpu.left, cpu.rip)
-        self._buffer += head + cpu.frozen + cpu.regs + (_sized(patches) if patches else b"")
-
-
-class Cpu:
-    """One vCPU's observer.
-
-    Attributes:
-        sync: has KVM leave registers in the run page.
-        regs: kvm_regs, kvm_sregs and kvm_vcpu_events behind its last exit.
-        is_new: the recording has not got its last two of these.
-        busy: between ``before`` and the end of ``after``, its registers not final.
-        frozen, rip, came: the exit that is being answered: the page, where, when.
-        left: when it went back into the guest.
-        page, words, quads: its run page.
-    """
-
-    def __init__(self, run: Run, index: int) -> None:
-        self.index = index
-        self.vcpu = vcpu = run.machine.vcpus[index]
-        self.page, self.words, self.quads = vcpu.page, vcpu.words, vcpu.quads
-        self.regs = bytes(vcpu.get_regs()) + bytes(vcpu.get_sregs()) + bytes(vcpu.get_events())
-        self.is_new = True
-        self.sync: SyncRegs
-        self.busy = False
-        self.frozen = b""
-        self.rip = self.came = 0
-        self.left = monotonic_ns()
-        self._run = run
-        self._alone = len(run.machine.vcpus) == 1
-        self._loop = run.machine.runloops[index]
-        self._nested = False  # inside ``after``: an instruction goes on with another exit
-        self._goes_on = False
-
-    def watch(self) -> Callable[[], None]:
-        """Sees exits from now on, until what it returns is called. KvmError: this KVM does not leave registers in the run page."""
-        self.sync = SyncRegs(self.vcpu)
-        forget = self._loop.observe(Observer(self.before, self.after))
-
-        def undo() -> None:
-            forget()
-            self.sync.close()
-
-        return undo
-
-    def before(self, reason: int) -> None:
-        """See ``Observer``."""
-        self.came = monotonic_ns()
-        self.rip = self.quads[_RIP]
-        self.frozen = freeze(self.page)
-        self.busy = True
-        if not self._alone and not self._nested:
-            self._run.enter()
-
-    def after(self, reason: int) -> None:
-        """Likewise. What the same instruction does next is answered in here: ``settled`` leaves it in the page, and nobody would."""
-        took = monotonic_ns() - self.came
-        answer = self._answer(reason)
-        regs = self.sync.settled()
-        if regs is None:
-            self._goes_on = True
-            self._run.add(self, reason, answer, self.sync.take(), format.INSIDE, took)
-        else:
-            self._goes_on = self.busy = False
-            self._run.add(self, reason, answer, regs, 0, took)
-        if self._nested:
-            return
-        if self._goes_on:
-            self._nested = True
-            while self._goes_on:
-                self._loop.exits[self.words[structs.RUN_EXIT_REASON // 4]]()
-            self._nested = False
-        self.left = monotonic_ns()
-        if not self._alone:
-            self._run.leave()
-
-    def _answer(self, reason: int) -> bytes:
-        """What user space has put into the page."""
-        page, words = self.page, self.words
-        if reason == uapi.KVM_EXIT_IO:
-            if page[structs.RUN_IO_DIRECTION]:
-                return b""
-            start = words[_IO_DATA]
-            return bytes(page[start : start + page[structs.RUN_IO_SIZE] * words[_IO_COUNT]])
-        if reason == uapi.KVM_EXIT_MMIO and not page[structs.RUN_MMIO_IS_WRITE]:
-            return bytes(page[_DATA : _DATA + min(words[structs.RUN_MMIO_LEN // 4], 8)])
-        return b""
+        self._buffer += head + cpu.frozen + cpu.regs + cpu.system + (_sized(patches) if patches else b"")
 
 
 def _sized(data: bytes) -> bytes:

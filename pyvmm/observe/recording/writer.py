@@ -1,7 +1,7 @@
 """Writes a recording: packing and the disk are a thread's business, so that a vCPU only hands bytes over.
 
-Pages of memory are packed as long as that keeps up with the guest and, where it takes the guest's own time (this process may use one CPU
-only), takes at most a sixteenth of it. Else they go in as they are: a recording of stock Linux is twice as long then, 100 MB.
+It packs where that does not take the guest's own time (this process may use one CPU only), and pages of memory as long as that keeps up
+with the guest. Else they go in as they are.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from time import monotonic_ns, thread_time_ns
+from time import thread_time_ns
 
 from pyvmm.errors import ConfigError, HostError
 from pyvmm.layout import PAGE as PAGE_SIZE
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 BACKLOG_MAX = 64 << 20  # bytes that wait to be packed; whoever has more waits
 _PACKED_BACKLOG = 16 << 20  # bytes that wait, beyond which pages are not packed
-_SHARE = 16  # see the module
 _SWITCH_SECONDS = 0.0005  # how long a vCPU waits for Python while the thread computes; iothread.py has the figures
 _PAGES = 64  # to a chunk: what must be unpacked to see one
 _JOIN_SECONDS = 120.0  # for the backlog, on a slow disk
@@ -56,10 +55,7 @@ class Writer:
         self.written = self.spent = 0
         self._failed = failed
         self._error = False
-        self._began = monotonic_ns()
-        self._packing = 0  # nanoseconds, of pages
         self._alone = len(os.sched_getaffinity(0)) == 1
-        self._known: dict[int, int] = {}  # page -> hash of what the file has of it
         self._jobs: deque[tuple[int, Callable[[], None]]] = deque()
         self._state = Condition()
         self._closing = False
@@ -85,7 +81,7 @@ class Writer:
 
     def put(self, kind: bytes, exit: int, count: int, body: bytes) -> None:
         """A chunk; see format.py."""
-        self._job(len(body), lambda: self._write(format.chunk(kind, exit, count, body)))
+        self._job(len(body), lambda: self._write(format.chunk(kind, exit, count, body, pack_it=not self._alone)))
 
     def add(self, kind: bytes, exit: int, data: Any) -> None:
         """A chunk of a kind of the caller's own, four letters, with plain data; ``exit``: behind which it belongs."""
@@ -96,37 +92,21 @@ class Writer:
 
         Args:
             state: not to be changed any more.
-            pages: those that may have changed since the last one; which have is found out here.
+            pages: those that have changed since the last one.
             fresh: see ``format.FRESH``.
         """
 
         def job() -> None:
-            if fresh:
-                self._known.clear()
-            changed = [number for number in sorted(pages) if self._is_news(number, pages[number])]
-            for at in range(0, len(changed), _PAGES):
-                some = changed[at : at + _PAGES]
-                pack_them, began = self._worth_packing(), thread_time_ns()
+            numbers = sorted(pages)
+            for at in range(0, len(numbers), _PAGES):
+                some = numbers[at : at + _PAGES]
+                pack_it = not self._alone and self.backlog <= _PACKED_BACKLOG
                 body = b"".join([pages[number] for number in some])
-                pieces = format.chunk(format.PAGE, exit, len(some), body, format.page_table(some), pack_it=pack_them)
-                self._packing += thread_time_ns() - began
-                self._write(pieces)
+                self._write(format.chunk(format.PAGE, exit, len(some), body, format.page_table(some), pack_it=pack_it))
             flags = format.FRESH if fresh else 0
-            self._write(format.chunk(format.KEYFRAME, exit, len(changed), pack(plain(state)), flags=flags))
+            self._write(format.chunk(format.KEYFRAME, exit, len(numbers), pack(plain(state)), flags=flags))
 
         self._job(PAGE_SIZE * len(pages), job)
-
-    def _worth_packing(self) -> bool:
-        if self._alone and self._packing * _SHARE > monotonic_ns() - self._began:
-            return False
-        return self.backlog <= _PACKED_BACKLOG
-
-    def _is_news(self, number: int, page: bytes) -> bool:
-        digest = hash(page)
-        if self._known.get(number, _ZERO) == digest:
-            return False
-        self._known[number] = digest
-        return True
 
     def close(self, end: dict[str, Any] | None = None) -> None:
         """Writes what is left, and ``end`` (see ``Recording.end``) behind it; closes the file. Once."""
@@ -181,9 +161,8 @@ class Writer:
                 self._state.notify_all()
 
     def _write(self, pieces: list[bytes]) -> None:
-        data = b"".join(pieces)
-        self._file.write(data)
-        self.written += len(data)
+        self._file.writelines(pieces)
+        self.written += sum(map(len, pieces))
 
     def _give_up(self, error: BaseException) -> None:
         with self._state:
@@ -195,6 +174,3 @@ class Writer:
         if isinstance(error, OSError | MemoryError):
             error = HostError(f"cannot write the recording {self.path}: {getattr(error, 'strerror', None) or 'the host is out of memory'}")
         self._failed(error)
-
-
-_ZERO = hash(bytes(PAGE_SIZE))

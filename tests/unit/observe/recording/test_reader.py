@@ -80,18 +80,6 @@ def test_after_a_reset_memory_begins_anew(tmp_path: Path) -> None:
         assert state.memory.read(0x5000, 1) == b"\xaa" and state.memory.read(0x6000, 1) == b"\0"
 
 
-def test_pages_that_did_not_change_are_not_written_again(tmp_path: Path) -> None:
-    author = Author(tmp_path / "s.pvm")
-    pages = {number: bytes([number]) * 4096 for number in range(1, 9)}
-    for _ in range(50):
-        author.exit(b"x")
-        author.keyframe({**pages, 9: bytes(4096)})
-    author.close()
-    assert author.writer.written < 60_000  # 50 times 8 pages would be 1.6 MB, packed too much of it
-    with Recording.open(str(tmp_path / "s.pvm")) as recording:
-        assert recording.state(50).memory.read(0x8000, 1) == b"\x08"
-
-
 def test_chunks_of_others_are_kept_and_passed_over(tmp_path: Path) -> None:
     author = Author(tmp_path / "s.pvm")
     author.exit(b"a")
