@@ -24,7 +24,7 @@ _TIME = re.compile(r"\d+\.\d{3} ms|answer [\d.]+ \ws|KVM_RUN before [\d.]+ \ws")
 
 def drawing() -> list[object]:
     """Blocks that draw."""
-    found = []
+    found: list[object] = []
     for page in sorted(LESSONS.glob("*.md")):
         for number, block in enumerate(transcripts.blocks(page), 1):
             if _DRAWS.search(block.text) and not block.linux:
