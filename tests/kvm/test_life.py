@@ -5,6 +5,7 @@ PYVMM_CYCLES=1000 for the long version.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from tests.support.process import PATIENCE, Screen, read_until, started, wait_un
 pytestmark = pytest.mark.kvm
 
 CYCLES = int(os.environ.get("PYVMM_CYCLES", "100"))
+WARM = 5  # cycles
 EXITING = bytes.fromhex("e680 ebfc")  # out 0x80, al; again
 PRINTING = bytes.fromhex("66baf803 ee ebfd")  # out 0x3f8, al; again
 MMIO = bytes.fromhex("a3000000d0 ebf9")  # mov [0xd0000000], eax; again
@@ -111,9 +113,13 @@ def test_nobody_runs_while_paused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("guest", GUESTS)
 def test_start_and_stop_again_and_again(guest: str, tmp_path: Path) -> None:
-    """At random moments from before the first instruction on, from another thread."""
+    """At random moments from before the first instruction on, from another thread; and nothing stays behind."""
     rng = random.Random(guest)
-    for cycle in range(max(CYCLES // len(GUESTS), 1)):
+    first: tuple[int, int, int] | None = None
+    for cycle in range(max(CYCLES // len(GUESTS), WARM + 1)):
+        if cycle == WARM:  # by now all that is made once and kept has been made
+            gc.collect()
+            first = census()
         with vm.flat(GUESTS[guest], tmp_path, smp=rng.choice((1, 2, 4))) as (machine, console):
             console.write = lambda data: None  # type: ignore[method-assign]
             machine.devices["serial0"].output = console.write
@@ -125,6 +131,17 @@ def test_start_and_stop_again_and_again(guest: str, tmp_path: Path) -> None:
             assert (reason.kind, machine.hung) == (events.QUIT, False), f"cycle {cycle}"
             assert time.monotonic() - start < 20
             stopper.join()
+    gc.collect()
+    assert first is not None
+    wait_until(lambda: census()[:2] == first[:2], f"descriptors and threads as they were: {first}", 30)
+    assert census()[2] - first[2] < 8 << 20, "bytes of memory that were not given back"
+
+
+def census() -> tuple[int, int, int]:
+    """This process's descriptors, threads and bytes of memory in use."""
+    with open("/proc/self/statm") as statm:
+        resident = int(statm.read().split()[1]) << 12
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), resident
 
 
 def test_all_reasons_at_once_give_one(tmp_path: Path) -> None:
