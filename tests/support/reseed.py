@@ -23,4 +23,4 @@ def apply() -> None:
         def __init__(self, seed: Any = None) -> None:
             super().__init__(None if seed is None else f"{lot} {seed!r}")
 
-    random.Random = Random  # type: ignore[misc]
+    random.Random = Random  # type: ignore[misc, assignment]
