@@ -237,14 +237,18 @@ def _reentry(access: Access, site: Site | None) -> str:
     instruction = site.instruction if site is not None else None
     name = f"'{instruction.text}'" if instruction is not None else "the instruction"
     behind = site is not None and site.behind
+    repeated = instruction is not None and instruction.mnemonic.startswith("rep")
     to_page_end = -access.address & 0xFFF
     more = " If the guest asked for more bytes, the rest is another exit." if access.size in (_WIDEST, to_page_end) else ""
     if access.space == "pio" and not access.is_write:
         string = instruction is not None and instruction.mnemonic.split()[-1].startswith("ins")
         target = "the guest's memory at es:di" if string else {1: "al", 2: "ax", 4: "eax"}.get(access.size, "the register")
-        return f"KVM copies {amount} from io.data_offset in the page to {target}, moves rip behind {name} and enters the guest."
+        moved = f"moves rip behind {name} if rcx has become 0" if repeated else f"moves rip behind {name}"
+        return f"KVM copies {amount} from io.data_offset in the page to {target}, {moved} and enters the guest."
     if access.space == "pio":
         moved = f"rip is behind {name} already" if behind else f"KVM moves rip behind {name}"
+        if repeated and not behind:
+            moved += " if rcx has become 0 (else it goes on, with another exit)"
         return f"There is nothing to bring back: {moved}, and the guest goes on."
     if not access.is_write:
         return (

@@ -43,6 +43,13 @@ def test_in() -> None:
     golden.check("explain/page-in.txt", render(told))
 
 
+def test_a_repeated_instruction_is_over_when_its_count_is() -> None:
+    out = explain(io(0x3F8, b"H"), BOARD, regs=regs(0x7C1C), sregs=REAL, site=site("rep outsb dx, byte ptr [si]", "f36e", 0x7C1C))
+    into = explain(io(0x3FD), BOARD, regs=regs(0x7C1C), sregs=REAL, site=site("rep insb byte ptr es:[di], dx", "f36c", 0x7C1C))
+    for told in (out, into):
+        assert "if rcx has become 0" in " ".join(render(told).split())
+
+
 def test_mmio_write() -> None:
     told = explain(
         mmio(0xC000_0014, b"\x0f"), BOARD, vcpu=1, regs=regs(0x10_096E), sregs=LONG,
