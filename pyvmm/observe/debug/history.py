@@ -236,6 +236,7 @@ class History:
         """Has the machine be as it was behind an exit of which there is a checkpoint. SubjectError: there is none."""
         found = self.checkpoint(number)
         with self.machine.quiesce():
+            self.reliving = True  # a port that is put back has room, and offers it: the keyboard is not for it yet (``resume``)
             self._drives.put(number)
             checkpoints.put(self.machine, found, lambda: self._ram.put(number))
             self._ram.mend()

@@ -347,6 +347,22 @@ def test_what_was_typed_is_typed_again() -> None:
         assert live.console() == said == screen(live)
 
 
+def test_what_was_typed_ahead_is_read_after_going_back() -> None:
+    """The serial port has room for one byte, the others wait; being put back, it has room again, but that is not for them."""
+    with living(replay.config("echo", "-m", "16M")) as live:
+        live.step(200)
+        console = live.history.lines[0].prints.__self__  # type: ignore[attr-defined]
+        with live.machine.lock:
+            console.feed(b"abcq")
+        live.back()
+        live.step(3)
+        live.goto(Moment(exit=150))
+        live.goto(live.last)
+        assert live.step(400).why == subject.END
+        assert b"abc" in live.console() and b"bye" in live.console()
+        assert bytes(console.output) == live.console()
+
+
 def test_a_machine_that_runs_is_taken_up_and_let_go() -> None:
     settings = replay.config("serial-poll", "-m", "16M").replace(coalesce=True)
     console = Collector()
