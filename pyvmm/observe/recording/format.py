@@ -9,7 +9,8 @@ Which chunks there are (``exit``: the number in the head; exit 0 is before the f
 
     HEAD  the first: plain data (snapshot/plain.py): what machine it is, see ``reader.Recording.header``
     EXIT  ``count`` exits from number ``exit`` on; the body is entries, see below
-    PAGE  ``count`` pages of guest memory as they were behind ``exit``; the table has their numbers (gpa / 4096), 4 bytes each
+    PAGE  ``count`` pages of guest memory as they were behind ``exit``; the table has their numbers (gpa / 4096), 4 bytes each.
+          With the flag SAME the body is one byte, of which all of them are full
     KEYF  keyframe: plain data, the state behind ``exit``, for which the PAGE chunks since the last one hold all pages that changed
           (``count`` of them). Its fields are listed at ``Keyframe``
     END   plain data: how the run ended; the recording is complete
@@ -41,7 +42,8 @@ START = Struct("<8sI")
 CHUNK = Struct("<4sHHIIIIQII")  # kind, flags, 0, table bytes, body bytes here, body bytes unpacked, CRC of the body, exit, count, check
 _CHECKED = CHUNK.size - 4  # the last word is the CRC of what is before it in the head, and of the table
 HEAD, EXIT, PAGE, KEYFRAME, END = b"HEAD", b"EXIT", b"PAGE", b"KEYF", b"END "
-PACKED, FRESH = 1, 2  # flags of a chunk: zlib; a keyframe of another machine than before, whose memory starts as zeros (a reset)
+PACKED, FRESH, SAME = 1, 2, 4  # flags of a chunk: zlib; a keyframe of another machine than before, whose memory starts as zeros (a
+# reset); pages full of one byte
 
 BODY_MAX = 16 << 20  # bytes of a body, unpacked
 TABLE_MAX = 64 << 10

@@ -153,7 +153,8 @@ class Recording:
             self._firsts.append(chunk.exit)
             self.count += chunk.count
         elif kind == format.PAGE:
-            if chunk.exit != self.count or 4 * chunk.count != len(chunk.table) or chunk.count * PAGE_SIZE != chunk.size:
+            size = 1 if chunk.flags & format.SAME else chunk.count * PAGE_SIZE
+            if chunk.exit != self.count or 4 * chunk.count != len(chunk.table) or chunk.size != size:
                 return False
             for number in format.page_numbers(chunk.table):
                 self._places.setdefault(number, []).append(len(self._pages))
@@ -301,6 +302,8 @@ class Recording:
         if at < 0 or self._page_keyframes[places[at]] < base:
             return ZERO
         chunk = self._pages[places[at]]
+        if chunk.flags & format.SAME:
+            return self._body(chunk) * PAGE_SIZE
         start = format.page_numbers(chunk.table).index(number) * PAGE_SIZE
         return self._body(chunk)[start : start + PAGE_SIZE]
 

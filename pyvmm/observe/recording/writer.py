@@ -28,6 +28,7 @@ BACKLOG_MAX = 64 << 20  # bytes that wait to be packed; whoever has more waits
 _PACKED_BACKLOG = 16 << 20  # bytes that wait, beyond which pages are not packed
 _SWITCH_SECONDS = 0.0005  # how long a vCPU waits for Python while the thread computes; iothread.py has the figures
 _PAGES = 64  # to a chunk: what must be unpacked to see one
+_TABLE = format.TABLE_MAX // 4
 _JOIN_SECONDS = 120.0  # for the backlog, on a slow disk
 
 
@@ -97,14 +98,18 @@ class Writer:
         """
 
         def job() -> None:
-            numbers = sorted(pages)
+            uniform, numbers = _sorted(pages)
+            for value, some in uniform.items():
+                for at in range(0, len(some), _TABLE):
+                    table = format.page_table(some[at : at + _TABLE])
+                    self._write(format.chunk(format.PAGE, exit, len(table) // 4, bytes([value]), table, format.SAME))
             for at in range(0, len(numbers), _PAGES):
                 some = numbers[at : at + _PAGES]
                 pack_it = not self._alone and self.backlog <= _PACKED_BACKLOG
                 body = b"".join([pages[number] for number in some])
                 self._write(format.chunk(format.PAGE, exit, len(some), body, format.page_table(some), pack_it=pack_it))
             flags = format.FRESH if fresh else 0
-            self._write(format.chunk(format.KEYFRAME, exit, len(numbers), pack(plain(state)), flags=flags))
+            self._write(format.chunk(format.KEYFRAME, exit, len(pages), pack(plain(state)), flags=flags))
 
         self._job(PAGE_SIZE * len(pages), job)
 
@@ -174,3 +179,17 @@ class Writer:
         if isinstance(error, OSError | MemoryError):
             error = HostError(f"cannot write the recording {self.path}: {getattr(error, 'strerror', None) or 'the host is out of memory'}")
         self._failed(error)
+
+
+def _sorted(pages: dict[int, bytes]) -> tuple[dict[int, list[int]], list[int]]:
+    """Byte -> numbers of pages that are full of it (a booting Linux makes many, poison as a rule); numbers of the others. Ascending."""
+    uniform: dict[int, list[int]] = {}
+    others = []
+    for number in sorted(pages):
+        page = pages[number]
+        value = page[0]
+        if value == page[1] == page[-1] and page == bytes((value,)) * PAGE_SIZE:
+            uniform.setdefault(value, []).append(number)
+        else:
+            others.append(number)
+    return uniform, others

@@ -170,3 +170,16 @@ def test_a_header_that_describes_no_machine(tmp_path: Path) -> None:
         author.close()
         with pytest.raises(ConfigError):
             Recording.open(str(tmp_path / "s.pvm")).state(0)
+
+
+def test_pages_that_are_full_of_one_byte_cost_a_few(tmp_path: Path) -> None:
+    author = Author(tmp_path / "s.pvm")
+    author.exit(b"a")
+    poison, mixed = b"\xcc" * 4096, b"\xcc" * 2048 + b"\xcd" + b"\xcc" * 2047
+    before = author.writer.written
+    author.keyframe({**dict.fromkeys(range(200), poison), 200: mixed, 201: b"\1" * 4096, 202: bytes(4096)})
+    author.close()
+    assert author.writer.written - before < 12_000
+    with Recording.open(str(tmp_path / "s.pvm")) as recording:
+        memory = recording.state(1).memory
+        assert [memory.page(number) for number in (0, 199, 200, 201, 202)] == [poison, poison, mixed, b"\1" * 4096, bytes(4096)]
