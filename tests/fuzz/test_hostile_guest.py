@@ -12,7 +12,7 @@ import mmap
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +21,7 @@ import pytest
 from pyvmm import events, memory
 from pyvmm.config import BootConfig, Config, DeviceConfig, SerialConfig
 from pyvmm.exits import decode, describe
+from pyvmm.kvm.native import address_of
 from pyvmm.machine import Machine
 from pyvmm.observe.crash import report
 from tests.support import vm
@@ -36,18 +37,21 @@ PATTERN = bytes(range(256)) * (GUARD // 256)
 
 
 @pytest.fixture
-def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[mmap.mmap]]:
-    """Guest RAM gets canaries in front and behind; these are the mappings."""
-    made: list[mmap.mmap] = []
+def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[memoryview]]:
+    """Guest RAM gets canaries in front and behind; these are the pieces of memory with both."""
+    made: list[memoryview] = []
 
     def guarded(fd: int, size: int, flags: int) -> memoryview:
-        whole = mmap.mmap(fd, size + 2 * GUARD, flags=flags)
-        whole[:GUARD] = whole[-GUARD:] = PATTERN
-        made.append(whole)
-        return memoryview(whole)[GUARD:-GUARD]
+        """Begins where GuestMemory wants it, so that it has no slack in front."""
+        whole = mmap.mmap(fd, size + memory._BEGIN + GUARD, flags=flags)
+        start = -(address_of(whole) + GUARD) % memory._BEGIN
+        made.append(memoryview(whole)[start : start + RAM + 2 * GUARD])
+        made[-1][:GUARD] = made[-1][-GUARD:] = PATTERN
+        return memoryview(whole)[start + GUARD :]
 
     names = {name: getattr(mmap, name) for name in dir(mmap) if name.isupper()}
     monkeypatch.setattr(memory, "mmap", SimpleNamespace(**{**names, "mmap": guarded}))
+    monkeypatch.setattr(memory.GuestMemory, "_ask_for_huge_pages", lambda self, offset: None)
     monkeypatch.setattr(memory.GuestMemory, "close", lambda self: None)
     yield made
 
@@ -67,7 +71,7 @@ class Typist(vm.Collector):
         os.close(self._ours)
 
 
-def fight(seed: int, path: Path, seconds: float = SECONDS) -> tuple[events.StopReason, list[str]]:
+def fight(seed: int, path: Path, seconds: float = SECONDS, guards: Sequence[memoryview] = ()) -> tuple[events.StopReason, list[str]]:
     """One hostile guest, its verdict, and a crash report for every vCPU whether it crashed or not."""
     rng = random.Random(f"hostile {seed}")
     bits, smp = rng.choice(((16, 1), (32, 1), (32, 1), (32, 2), (32, 4), (64, 1), (64, 1)))
@@ -89,6 +93,8 @@ def fight(seed: int, path: Path, seconds: float = SECONDS) -> tuple[events.StopR
     console = Typist(rng.randbytes(2000))
     try:
         with Machine(config, [console]) as machine:
+            if guards:
+                assert address_of(guards[-1]) + GUARD == machine.memory.regions[0].host_address
             if hostile is not None:
                 state = machine.plan.state
                 for gpa, data in hostile.writes(state.cs.selector, state.gdt.base, state.gdt.limit):
@@ -114,10 +120,10 @@ def check(seed: int, reason: events.StopReason, reports: list[str]) -> None:
         assert "Traceback" not in page
 
 
-def test_hostile_guests_end_and_break_nothing(tmp_path: Path, guards: list[mmap.mmap]) -> None:
+def test_hostile_guests_end_and_break_nothing(tmp_path: Path, guards: list[memoryview]) -> None:
     kinds: dict[str, int] = {}
     for seed in range(COUNT):
-        reason, reports = fight(seed, tmp_path)
+        reason, reports = fight(seed, tmp_path, guards=guards)
         check(seed, reason, reports)
         kinds[reason.kind] = kinds.get(reason.kind, 0) + 1
         for whole in guards:
