@@ -10,7 +10,6 @@ from pyvmm.cli.run import Session, prepare, tell
 from pyvmm.errors import ConfigError
 from pyvmm.observe.recording.extras import Extras
 from pyvmm.observe.recording.recorder import Recorder
-from pyvmm.observe.trace.events import Chosen
 
 HELP = """\
 usage: pyvmm record GUEST -o FILE [OPTIONS OF `pyvmm run`]
@@ -42,7 +41,11 @@ def command(arguments: list[str]) -> int:
     if not path:
         raise ConfigError("-o: name a file for the recording")
     hertz = own.number(given, "F", 0, 1, 10_000) if "F" in given else 0
-    chosen = Chosen(given["e"], "-e") if "e" in given else None
+    chosen = None
+    if "e" in given:
+        from pyvmm.observe.trace.events import Chosen
+
+        chosen = Chosen(given["e"], "-e")
     if options.gdb or options.monitors:
         raise ConfigError(
             "a debugger could change what has been recorded: leave -gdb, -s, -monitor and -qmp out; pyvmm replay opens the recording"

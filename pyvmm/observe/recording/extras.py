@@ -18,10 +18,7 @@ from time import monotonic_ns
 
 from pyvmm.errors import KvmError
 from pyvmm.kvm import uapi
-from pyvmm.observe.stats.collect import kernel_stats
-from pyvmm.observe.stats.kernel import decode
-from pyvmm.observe.trace.hooks import replace
-from pyvmm.observe.trace.tracer import Tracer
+from pyvmm.observe.stats.kernel import decode, kernel_stats
 from pyvmm.snapshot.plain import plain
 
 TYPE_CHECKING = False
@@ -75,6 +72,8 @@ class Extras:
         self._began = self._recorder.began
         self._kernel = kernel_stats(machine)
         if self._chosen is not None:
+            from pyvmm.observe.trace.tracer import Tracer
+
             Tracer(self._chosen, self._event, self._began).attach(machine)
         if machine.cards is not None:
             self._names = [transport.core.device.name for transport in machine.cards.transports]
@@ -176,6 +175,8 @@ class Extras:
 
     # --- on a device's thread ----------------------------------------------------------------------------------------
     def _listen(self, number: int, device: Any) -> Callable[[], None]:
+        from pyvmm.observe.trace.hooks import replace
+
         serve = device.serve
 
         def timed(index: int) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from time import perf_counter_ns
 
 from pyvmm.coalesce import CoalescedSerial
-from pyvmm.errors import KvmError
 from pyvmm.observe.explain.layout import Layout, states
 from pyvmm.observe.stats import summary
-from pyvmm.observe.stats.kernel import KernelStats
+from pyvmm.observe.stats.kernel import KernelStats, kernel_stats
 from pyvmm.observe.stats.meter import Meter
 from pyvmm.observe.stats.summary import Cells, Row, Summary
 
@@ -16,8 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.kvm.vcpu import Vcpu
-    from pyvmm.kvm.vm import Vm
     from pyvmm.machine import Machine
     from pyvmm.observe.stats.kernel import Values
 
@@ -88,20 +85,6 @@ class Collector:
             machines=past.machines + 1,
             avoided=avoided,
         )
-
-
-def kernel_stats(machine: Machine) -> list[KernelStats]:
-    """The VM's, then each vCPU's; [] on a kernel without them (before Linux 5.14)."""
-    found: list[KernelStats] = []
-    owners: list[Vm | Vcpu] = [machine.vm, *machine.vcpus]
-    try:
-        for owner in owners:
-            found.append(KernelStats(owner.stats_fd()))
-    except (KvmError, OSError, ValueError):
-        for each in found:
-            each.close()
-        return []
-    return found
 
 
 def read(kernel: list[KernelStats]) -> tuple[Values, list[Values]]:

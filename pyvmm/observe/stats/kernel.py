@@ -9,9 +9,15 @@ from __future__ import annotations
 import os
 from struct import Struct, unpack
 
+from pyvmm.errors import KvmError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pyvmm.kvm.vcpu import Vcpu
+    from pyvmm.kvm.vm import Vm
+    from pyvmm.machine import Machine
 
     Values = dict[str, int | list[int]]
 
@@ -133,4 +139,18 @@ def decode(fields: Iterable[tuple[str, int, int, int]], raw: bytes) -> Values:
             found[name] = values[0] * 10**exponent if exponent > 0 else values[0]
         elif values:
             found[name] = values
+    return found
+
+
+def kernel_stats(machine: Machine) -> list[KernelStats]:
+    """The VM's, then each vCPU's; [] on a kernel without them (before Linux 5.14)."""
+    found: list[KernelStats] = []
+    owners: list[Vm | Vcpu] = [machine.vm, *machine.vcpus]
+    try:
+        for owner in owners:
+            found.append(KernelStats(owner.stats_fd()))
+    except (KvmError, OSError, ValueError):
+        for each in found:
+            each.close()
+        return []
     return found
