@@ -44,6 +44,7 @@ _FLOWS = 4096  # connections whose MSS is known; a long-lived one that is forgot
 _SYN_MAX = ETH_HEADER + 40 + 60  # a SYN has no data: IPv6 header, longest TCP header
 _SYN, _MSS = 2, 2
 _DEFAULT_MSS = {True: 536, False: 1220}  # IPv4, IPv6 without the option (RFC 9293 3.7.1)
+_UDP = 17
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 
 
@@ -171,6 +172,9 @@ def _whole(frame: Buffer, header: Buffer, mtu: int) -> bytearray | None:
     if not flags & NEEDS_CSUM:
         return None
     data = bytearray(frame)
+    if kind == GSO_NONE and field == 6 and data[12:14] == _IPV4 and len(data) >= start + 8 > 41 and data[23] == _UDP:
+        data[start + 6 : start + 8] = b"\0\0"  # "none" (RFC 768): it goes no farther than to the stack in this process
+        return data
     if kind != GSO_NONE:
         length = len(data) - ETH_HEADER
         ipv4 = kind == GSO_TCPV4

@@ -134,6 +134,12 @@ def test_what_the_card_leaves_to_the_wire_is_summed_and_not_cut(build, kind: int
     assert len(pieces) == (1 if kind == 1 else 45), "libslirp takes IPv6 up to its MTU only"
 
 
+def test_a_datagrams_checksum_is_left_out() -> None:
+    packet = udp(RNG.randbytes(1000))
+    (frame,) = LargeFrames().outward(packet, header(1, 0, 0, 0, 34, 6))
+    assert frame == packet[:40] + b"\0\0" + packet[42:]
+
+
 def test_a_header_that_contradicts_its_frame_sends_nothing() -> None:
     packet = ipv4_tcp(bytes(3000))
     for wrong in ((0, 1, 54, 1448, 34, 16), (1, 3, 54, 1448, 34, 16), (1, 0, 0, 0, 5000, 16), (1, 1, 54, 0, 36, 16)):
