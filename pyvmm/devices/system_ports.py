@@ -1,6 +1,6 @@
-"""The PC's small system ports: A20 and fast reset (0x92), reset control (0xCF9), speaker gate (0x61), POST code (0x80),
-Bochs' power-off string (0x8900). One byte each; map each with length 1, but not the reset control: its byte lies among
-PCI's ports, and the PCI bus hands it on.
+"""The PC's small system ports: A20 and fast reset (0x92), reset control (0xCF9), POST code (0x80), Bochs' power-off string (0x8900).
+The speaker's gate (0x61) comes with KVM's PIT. One byte each; map each with length 1, but not the reset control: its byte lies
+among PCI's ports, and the PCI bus hands it on.
 
 The A20 gate is kept for reading back, but addresses are never wrapped: KVM has no A20 mask, and nothing since the
 80286 wants one.
@@ -13,16 +13,11 @@ from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pyvmm.devices.device import Clock
     from pyvmm.events import RequestStop
 
 A20 = 0x02
 FAST_RESET = 0x01
 RESET_HARD, RESET_CPU, RESET_FULL = 0x02, 0x04, 0x08
-GATE2, SPEAKER, REFRESH, OUT2 = 0x01, 0x02, 0x10, 0x20
-REFRESH_NS = 15_085  # half a period of the toggle: one refresh request, channel 1 of the PIT with divisor 18
 
 _SHUTDOWN = b"Shutdown"
 
@@ -80,42 +75,6 @@ class ResetControl:
 
     def reset(self) -> None:
         self.state.value = 0
-
-
-class SystemPortB:
-    """Port 0x61 for machines whose PIT does not bring it: gate of counter 2, speaker, refresh toggle, OUT2.
-
-    Args:
-        clock: drives the refresh toggle, which old delay loops count.
-        out2: output of the PIT's counter 2. Without a PIT it reads 1: a guest waiting for the counter to run out must
-            not wait for ever.
-        set_gate2: told when the gate changes.
-    """
-
-    registers = "pyvmm.devices.system_ports_regs:PORT_B"
-
-    def __init__(self, clock: Clock, out2: Callable[[], int] | None = None, set_gate2: Callable[[int], None] | None = None) -> None:
-        self.name = "port61"
-        self.clock = clock
-        self.out2 = out2
-        self.set_gate2 = set_gate2
-        self.state = PortState()
-
-    def read(self, offset: int, size: int) -> int:
-        value = self.state.value
-        if self.clock() // REFRESH_NS & 1:
-            value |= REFRESH
-        if self.out2 is None or self.out2():
-            value |= OUT2
-        return value
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        before, self.state.value = self.state.value, value & (GATE2 | SPEAKER)
-        if self.set_gate2 is not None and (before ^ value) & GATE2:
-            self.set_gate2(value & GATE2)
-
-    def reset(self) -> None:
-        self.write(0, 1, 0)
 
 
 class PostPort:

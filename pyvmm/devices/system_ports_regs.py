@@ -25,15 +25,5 @@ RESET_CONTROL = (
         fields=bits("SYS_RST 1 hard reset", "RST_CPU 2 0 to 1 resets", "FULL_RST 3 with power cycle"),
     ),
 )
-PORT_B = (
-    Register(
-        name="PORTB",
-        offset=0,
-        size=1,
-        access="rw",
-        section="ICH NMI_SC",
-        fields=bits("GATE2 0 gate of PIT counter 2", "SPKR 1 speaker", "REFRESH 4 toggles", "OUT2 5 output of PIT counter 2"),
-    ),
-)
 POST = (Register(name="POST", offset=0, size=1, access="rw", section="AT POST code"),)
 BOCHS_SHUTDOWN = (Register(name="SHUTDOWN", offset=0, size=1, access="w", section='Bochs: "Shutdown" switches off'),)

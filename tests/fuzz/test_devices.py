@@ -21,7 +21,7 @@ from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.pc_testdev import IRQ_LINES, MEMORY_LENGTH, IoMemory, IrqPorts, Latch, PageFlush
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.serial import FIFO_SIZE, LCR, MCR, RBR_THR, Serial
-from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA, SystemPortB
+from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory
 from tests.support.fakes import ByteSink, FakeLine, FakeTime, StopSink
@@ -51,7 +51,6 @@ DEVICES: dict[str, tuple[int, Callable[[World], Device]]] = {
     "rtc": (2, lambda w: Rtc(w.line, w.time.wall_clock, w.time.clock, w.time.make_timer, 64 * MIB)),
     "i8042": (5, lambda w: I8042(w.line, w.stop)),
     "port92": (1, lambda w: SystemPortA(w.stop)),
-    "port61": (1, lambda w: SystemPortB(w.time.clock)),
     "cf9": (1, lambda w: ResetControl(w.stop)),
     "post": (1, lambda w: PostPort()),
     "shutdown": (1, lambda w: BochsShutdown(w.stop)),

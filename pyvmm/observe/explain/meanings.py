@@ -148,7 +148,6 @@ MEANINGS: dict[str, dict[str, str]] = {
     _D + "debug_ports_regs:DEBUGCON": {"DEBUGCON": "a byte for the debug console; reads e9"},
     _D + "debug_ports_regs:DEBUG_EXIT": {"EXIT": "ends the run with status 2 * value + 1"},
     _D + "system_ports_regs:PORT_A": {"PORTA": "fast A20 and fast reset"},
-    _D + "system_ports_regs:PORT_B": {"PORTB": "speaker and gate of PIT counter 2"},
     _D + "system_ports_regs:RESET_CONTROL": {"RST_CNT": "reset control"},
     _D + "system_ports_regs:POST": {"POST": "progress of the power-on self test; a write here also serves as a short delay"},
     _D + "system_ports_regs:BOCHS_SHUTDOWN": {"SHUTDOWN": "the letters of Shutdown, one by one, switch off"},

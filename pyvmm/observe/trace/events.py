@@ -24,7 +24,6 @@ PREFIXES = {
     "pyvmm.devices.fw_cfg_regs:REGISTERS": "fw_cfg",
     "pyvmm.devices.system_ports_regs:PORT_A": "system",
     "pyvmm.devices.system_ports_regs:RESET_CONTROL": "system",
-    "pyvmm.devices.system_ports_regs:PORT_B": "system",
     "pyvmm.devices.system_ports_regs:POST": "system",
     "pyvmm.devices.system_ports_regs:BOCHS_SHUTDOWN": "system",
     "pyvmm.devices.debug_ports_regs:DEBUGCON": "debug",

@@ -24,7 +24,7 @@ from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.rtc_regs import INDEXED
 from pyvmm.devices.serial import Serial
 from pyvmm.devices.serial_regs import REGISTERS as SERIAL_REGISTERS
-from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA, SystemPortB
+from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory
 from tests.support.fakes import ByteSink, FakeLine, FakeTime, StopSink
@@ -42,7 +42,6 @@ DEVICES: list[tuple[Device, int]] = [
     (KEYBOARD, 1),
     (KEYBOARD.command_port, 1),
     (SystemPortA(StopSink()), 1),
-    (SystemPortB(TIME.clock, lambda: 0), 1),
     (ResetControl(StopSink()), 1),
     (PostPort(), 1),
     (BochsShutdown(StopSink()), 1),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.devices.system_ports import REFRESH_NS, BochsShutdown, PostPort, ResetControl, SystemPortA, SystemPortB
+from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
 from pyvmm.events import POWEROFF, RESET
-from tests.support.fakes import FakeTime, StopSink
+from tests.support.fakes import StopSink
 
 
 def test_port92_a20_reads_back_open() -> None:
@@ -50,29 +50,6 @@ def test_cf9_needs_a_new_edge() -> None:
     for value in (0x06, 0x06, 0x02, 0x06):
         port.write(0, 1, value)
     assert stop.kinds == [RESET, RESET]
-
-
-def test_port61_gate_speaker_refresh_and_out2() -> None:
-    time = FakeTime()
-    gates: list[int] = []
-    out2 = [0]
-    port = SystemPortB(time.clock, lambda: out2[0], gates.append)
-    port.write(0, 1, 0xFD)
-    assert port.read(0, 1) == 0x01
-    port.write(0, 1, 0x03)
-    out2[0] = 1
-    assert port.read(0, 1) == 0x23
-    port.write(0, 1, 0x02)
-    assert gates == [1, 0]
-    seen = []
-    for _ in range(4):
-        seen.append(port.read(0, 1) & 0x10)
-        time.advance(REFRESH_NS)
-    assert seen == [0x00, 0x10, 0x00, 0x10]
-
-
-def test_port61_without_a_pit_never_keeps_a_guest_waiting_for_out2() -> None:
-    assert SystemPortB(FakeTime().clock).read(0, 1) & 0x20
 
 
 def test_post_keeps_the_last_code() -> None:
