@@ -1,13 +1,11 @@
-"""pytest in as many processes as there are CPUs, up to two: python -m tests.side_by_side [--failed FILE] [PYTEST ARGUMENTS]
+"""pytest in as many processes as there are CPUs, up to two: python -m tests.side_by_side [PYTEST ARGUMENTS]
 
 Each test runs in the process that first claims it (tests/nested/sharing.py). The first prints as it goes, the other at the end.
-Status 0: every test that was collected has ended well in one of them. FILE gets the names of those that failed, for another try by
-somebody who knows why they may; it is not there when anything else went wrong.
+Status 0: every test that was collected has ended well in one of them.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -19,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST = 2
 
 
-def run(arguments: Sequence[str], count: int, folder: Path, failures: Path | None = None) -> int:
-    """``count`` processes with a common list in ``folder``; ``failures``: see the module's FILE."""
+def run(arguments: Sequence[str], count: int, folder: Path) -> int:
+    """``count`` processes with a common list in ``folder``."""
     from tests.nested.sharing import COLLECTED, FAILED, PASSED, Share
 
     processes = []
@@ -41,19 +39,12 @@ def run(arguments: Sequence[str], count: int, folder: Path, failures: Path | Non
         print(f"side by side: failed {test}")
     print(f"side by side: {len(passed)} passed, {len(failed)} failed, of {' or '.join(wanted) or 'no'} tests, in {count} processes")
     whole = wanted == {str(len(passed) + len(failed))} and set(statuses) <= {0, 1}
-    if failures is not None and whole:
-        failures.write_text("".join(f"{test}\n" for test in failed))
     return int(bool(failed) or not whole or any(statuses))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.side_by_side", add_help=False)
-    parser.add_argument("--failed", type=Path)
-    options, arguments = parser.parse_known_args()
-    if options.failed is not None:
-        options.failed.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="pyvmm-tests-") as folder:
-        return run(arguments, min(len(os.sched_getaffinity(0)), MOST), Path(folder), options.failed)
+        return run(sys.argv[1:], min(len(os.sched_getaffinity(0)), MOST), Path(folder))
 
 
 if __name__ == "__main__":
