@@ -15,7 +15,7 @@ import pytest
 
 from pyvmm.errors import GuestFault, PyvmmError
 from pyvmm.observe.debug.subject import Moment
-from pyvmm.observe.recording import format
+from pyvmm.observe.recording import format, writer
 from pyvmm.observe.recording.player import Player
 from pyvmm.observe.recording.reader import Recording
 from tests.support.recordings import letters
@@ -28,7 +28,14 @@ WORDS = [b"i-1;", b"i99999999999999999999;", b"b99:", b"N", b"[]", b"{}", b"s0:"
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("recordings")
-    return [letters(folder / "exact.pvm").read_bytes(), letters(folder / "large.pvm", exact=False).read_bytes()]
+    files = []
+    for one_cpu in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writer, "one_cpu", lambda: one_cpu)  # noqa: B023  (called in the same turn)
+            files.append(letters(folder / f"large{one_cpu}.pvm", exact=False).read_bytes())
+            if not one_cpu:
+                files.append(letters(folder / "exact.pvm").read_bytes())
+    return files
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -66,11 +66,19 @@ class Author:
     def keyframe(self, pages: dict[int, bytes], fresh: bool = False) -> None:
         """The state now."""
         self.flush()
+        self.writer.keyframe(self.count, self._state(), pages, fresh)
+
+    def direct(self, uniform: dict[int, list[int]], extents: list[tuple[int, memoryview]]) -> None:
+        """Likewise, with pages from memory; the writer is ``direct``."""
+        self.flush()
+        self.writer.keyframe_direct(self.count, self._state(), uniform, extents)
+
+    def _state(self) -> Keyframe:
         vcpu = {
             "regs": self._last[: format.REGS], "sregs": b"", "xsave": b"", "xcrs": b"", "msrs": {0x10: self.count},
             "lapic": bytes(1024), "events": b"", "debugregs": b"", "mp_state": 0, "tsc_khz": 1,
         }  # fmt: skip
-        state = Keyframe(
+        return Keyframe(
             time=1000 * self.count,
             registers=[self._last],
             devices={name: dict(fields) for name, fields in self.devices.items()},
@@ -80,7 +88,6 @@ class Author:
             vcpus={0: vcpu},
             vm={"chips": [bytes(512)] * 3, "pit": b"", "clock": 1, "taken": 1},
         )
-        self.writer.keyframe(self.count, state, pages, fresh)
 
     def exit(self, letter: bytes = b"", patch: tuple[int, int, bytes] | None = None, flags: int = 0) -> None:
         """An OUT of a letter to THR; an IN of LSR for b""."""
@@ -128,6 +135,10 @@ def letters(path: Path, exact: bool = True, text: bytes = b"Hello, world") -> Pa
         author.exit()
         author.exit(bytes([letter]), (5, at, b"\xee") if exact else None)
         if at % 4 == 3:
-            author.keyframe({5: (b"\xee" * (at + 1)).ljust(4096, b"\0"), 0x20 + at: bytes([at]) * 4096})
+            counter = (b"\xee" * (at + 1)).ljust(4096, b"\0")
+            if author.writer.direct:
+                author.direct({at: [0x20 + at]}, [(5, memoryview(counter))])
+            else:
+                author.keyframe({5: counter, 0x20 + at: bytes([at]) * 4096})
     author.close()
     return path

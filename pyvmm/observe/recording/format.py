@@ -10,7 +10,8 @@ Which chunks there are (``exit``: the number in the head; exit 0 is before the f
     HEAD  the first: plain data (snapshot/plain.py): what machine it is, see ``reader.Recording.header``
     EXIT  ``count`` exits from number ``exit`` on; the body is entries, see below
     PAGE  ``count`` pages of guest memory as they were behind ``exit``; the table has their numbers (gpa / 4096), 4 bytes each.
-          With the flag SAME the body is one byte, of which all of them are full
+          With the flag SAME the body is one byte, of which all of them are full. With DIRECT the body has no check sum (its word is 0):
+          whatever bytes are there are what the pages held
     KEYF  keyframe: plain data, the state behind ``exit``, for which the PAGE chunks since the last one hold all pages that changed
           (``count`` of them). Its fields are listed at ``Keyframe``
     END   plain data: how the run ended; the recording is complete
@@ -42,8 +43,8 @@ START = Struct("<8sI")
 CHUNK = Struct("<4sHHIIIIQII")  # kind, flags, 0, table bytes, body bytes here, body bytes unpacked, CRC of the body, exit, count, check
 _CHECKED = CHUNK.size - 4  # the last word is the CRC of what is before it in the head, and of the table
 HEAD, EXIT, PAGE, KEYFRAME, END = b"HEAD", b"EXIT", b"PAGE", b"KEYF", b"END "
-PACKED, FRESH, SAME = 1, 2, 4  # flags of a chunk: zlib; a keyframe of another machine than before, whose memory starts as zeros (a
-# reset); pages full of one byte
+PACKED, FRESH, SAME, DIRECT = 1, 2, 4, 8  # flags of a chunk: zlib; a keyframe of another machine than before, whose memory starts as
+# zeros (a reset); pages full of one byte; pages without a check sum
 
 BODY_MAX = 16 << 20  # bytes of a body, unpacked
 TABLE_MAX = 64 << 10
@@ -195,6 +196,13 @@ def chunk(kind: bytes, exit: int, count: int, body: bytes, table: bytes = b"", f
     return [head, LENGTH.pack(zlib.crc32(table, zlib.crc32(head))), table, packed]
 
 
+def direct_pages(exit: int, numbers: list[int]) -> bytes:
+    """The head and table of a PAGE chunk whose pages follow as they are."""
+    table, size = page_table(numbers), 4096 * len(numbers)
+    head = CHUNK.pack(PAGE, DIRECT, 0, len(table), size, size, 0, exit, len(numbers), 0)[:_CHECKED]
+    return head + LENGTH.pack(zlib.crc32(table, zlib.crc32(head))) + table
+
+
 def page_table(numbers: list[int]) -> bytes:
     """The table of a PAGE chunk."""
     return pack(f"<{len(numbers)}I", *numbers)
@@ -218,12 +226,14 @@ def parse(head: bytes, table: bytes, at: int) -> Chunk | None:
         return None
     if stored > size or not flags & PACKED and stored != size:
         return None
+    if flags & DIRECT and (kind != PAGE or flags & (PACKED | SAME)):
+        return None
     return Chunk(kind, flags, table, stored, size, crc, exit, count, at)
 
 
 def body_of(chunk: Chunk, stored: bytes) -> bytes:
     """The body, unpacked; no more memory is used than the head said. Raises Damaged."""
-    if len(stored) != chunk.stored or zlib.crc32(stored) != chunk.crc:
+    if len(stored) != chunk.stored or not chunk.flags & DIRECT and zlib.crc32(stored) != chunk.crc:
         raise Damaged(f"the part about exit {chunk.exit} is damaged (its check sum is wrong)")
     if not chunk.flags & PACKED:
         return stored

@@ -4,7 +4,8 @@ Small: it has touched at most SMALL_PAGES of memory, and PATCHES_MAX bytes of ch
 the last contents of each page are kept to find what changed in it, and because a page a guest writes often goes into the file each time.
 
 Large: KVM says which pages were written, which is more than have changed (a guest zeroes pages that are zeros). So what the recording
-has of them is kept here too, for a comparison, as far as KEPT_PAGES go. Comparing is ten times quicker than a hash.
+has of them is kept here too, for a comparison, as far as KEPT_PAGES go. Comparing is ten times quicker than a hash. Where the writer has no
+CPU of its own what was written goes in without a copy: copying, keeping and comparing cost more than the bytes they save.
 """
 
 from __future__ import annotations
@@ -128,6 +129,33 @@ class Ram:
         kept.update(found)
         self._changed.clear()
         return found
+
+    def extents(self) -> tuple[dict[int, list[int]], list[tuple[int, memoryview]]]:
+        """What the guest, large, has written since the last call: byte -> numbers of the pages that are full of it; (page number, memory
+        from there on) of the others, without a copy. Ascending. Nothing is kept for a comparison."""
+        self._collect()
+        self._kept.clear()
+        changed = sorted(self._changed)
+        self._changed.clear()
+        uniform: dict[int, list[int]] = {}
+        extents: list[tuple[int, memoryview]] = []
+        for region in self._machine.memory.regions:
+            view, base = region.view, region.gpa // PAGE
+            first = end = base
+            for number in changed[bisect_left(changed, base) : bisect_left(changed, region.end // PAGE)]:
+                at = (number - base) * PAGE
+                value = view[at]
+                if value == view[at + 2049] == view[at + 4095] and view[at : at + PAGE].tobytes() == bytes((value,)) * PAGE:
+                    uniform.setdefault(value, []).append(number)
+                elif number == end:
+                    end += 1
+                else:
+                    if first < end:
+                        extents.append((first, view[(first - base) * PAGE : (end - base) * PAGE]))
+                    first, end = number, number + 1
+            if first < end:
+                extents.append((first, view[(first - base) * PAGE : (end - base) * PAGE]))
+        return uniform, extents
 
     def _collect(self) -> None:
         self._tracked.collect(parts.lasting(self._machine))

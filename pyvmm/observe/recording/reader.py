@@ -305,6 +305,8 @@ class Recording:
         if chunk.flags & format.SAME:
             return self._body(chunk) * PAGE_SIZE
         start = format.page_numbers(chunk.table).index(number) * PAGE_SIZE
+        if chunk.flags & format.DIRECT:
+            return self._read(chunk.at + start, PAGE_SIZE)
         return self._body(chunk)[start : start + PAGE_SIZE]
 
     def _base(self, keyframe: int) -> int:
@@ -326,6 +328,17 @@ class Recording:
                 del self._bodies[next(iter(self._bodies))]
             self._bodies[chunk.at] = body
         return body
+
+    def _read(self, at: int, length: int) -> bytes:
+        """Bytes of the file that were there when it was opened."""
+        try:
+            self._file.seek(at)
+            found = self._file.read(length)
+        except OSError as error:
+            raise self._damaged(str(error)) from None
+        if len(found) != length:
+            raise self._damaged("it has become shorter since it was opened")
+        return found
 
     def _plain(self, chunk: Chunk) -> Any:
         try:

@@ -265,7 +265,10 @@ class Run:
             vcpus={cpu.index: plain(kvm_state.get(cpu.vcpu)) for cpu in self._cpus if not cpu.busy},
             vm=plain(kvm_state.get_vm(self.machine.vm)),
         )
-        self._writer.keyframe(self.count, state, self._ram.pages(), fresh)
+        if self._writer.direct and not self._ram.exact:
+            self._writer.keyframe_direct(self.count, state, *self._ram.extents(), fresh)
+        else:
+            self._writer.keyframe(self.count, state, self._ram.pages(), fresh)
         now = monotonic_ns()
         self._key_count = self.count + KEYFRAME_EXITS
         spent, self._spent = self._writer.spent - self._spent, self._writer.spent

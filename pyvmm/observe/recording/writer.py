@@ -1,14 +1,18 @@
 """Writes a recording: packing and the disk are a thread's business, so that a vCPU only hands bytes over.
 
-It packs where that does not take the guest's own time (this process may use one CPU only), and pages of memory as long as that keeps up
-with the guest. Else they go in as they are.
+It packs pages of memory as long as that keeps up with the guest. Else they go in as they are.
+
+Where this process may use one CPU only a thread would take the guest's own time. Nothing is packed there, and whoever has something
+for a file (not a pipe: its reader may take his time) writes it himself, pages straight from guest memory.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import deque
+from stat import S_ISREG
 from time import thread_time_ns
 
 from pyvmm.errors import ConfigError, HostError
@@ -19,8 +23,9 @@ from pyvmm.threads import Condition, Thread, block_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, BinaryIO
+    from collections.abc import Callable, Sequence
+    from io import FileIO
+    from typing import Any
 
     from pyvmm.observe.recording.contents import Header, Keyframe
 
@@ -28,7 +33,9 @@ BACKLOG_MAX = 64 << 20  # bytes that wait to be packed; whoever has more waits
 _PACKED_BACKLOG = 16 << 20  # bytes that wait, beyond which pages are not packed
 _SWITCH_SECONDS = 0.0005  # how long a vCPU waits for Python while the thread computes; iothread.py has the figures
 _PAGES = 64  # to a chunk: what must be unpacked to see one
+_DIRECT_PAGES = 256  # likewise, where each can be read alone
 _TABLE = format.TABLE_MAX // 4
+_IOV_MAX = 1024  # pieces to a writev (limits.h)
 _JOIN_SECONDS = 120.0  # for the backlog, on a slow disk
 
 
@@ -42,6 +49,7 @@ class Writer:
             later is dropped.
 
     Attributes:
+        direct: chunks are in the file when a call returns, once it is started.
         backlog: bytes that are not packed yet.
         written: bytes in the file.
         spent: nanoseconds of the guest's own CPU that the thread has used; 0 where there are others.
@@ -56,24 +64,28 @@ class Writer:
         self.written = self.spent = 0
         self._failed = failed
         self._error = False
-        self._alone = len(os.sched_getaffinity(0)) == 1
+        self._alone = one_cpu()
         self._jobs: deque[tuple[int, Callable[[], None]]] = deque()
         self._state = Condition()
-        self._closing = False
+        self._closing = self._started = False
+        self._thread = Thread(self._run)
         try:
-            self._file: BinaryIO = open(path, "wb")  # noqa: SIM115  (closed by close)
+            self._file: FileIO = open(path, "wb", buffering=0)  # noqa: SIM115  (closed by close)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot write the recording {path}: {getattr(error, 'strerror', None) or error}") from None
-        self._write([format.START.pack(format.MAGIC, format.VERSION)])
+        self.direct = self._alone and S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        start = format.START.pack(format.MAGIC, format.VERSION)
+        self._job(len(start), lambda: self._write([start]))
         self.put(format.HEAD, 0, 0, pack(plain(header)))
-        self._thread = Thread(self._run)
-        self._started = False
 
     def start(self) -> None:
         """Begins to write what has been put; not sooner than the guest runs: a sandbox wants no thread before."""
         if self._started:
             return
         self._started = True
+        if self.direct:
+            self._drain()
+            return
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
         try:
             self._thread.start()
@@ -108,10 +120,47 @@ class Writer:
                 pack_it = not self._alone and self.backlog <= _PACKED_BACKLOG
                 body = b"".join([pages[number] for number in some])
                 self._write(format.chunk(format.PAGE, exit, len(some), body, format.page_table(some), pack_it=pack_it))
-            flags = format.FRESH if fresh else 0
-            self._write(format.chunk(format.KEYFRAME, exit, len(pages), pack(plain(state)), flags=flags))
+            self._write(_keyframe(exit, len(pages), state, fresh))
 
         self._job(PAGE_SIZE * len(pages), job)
+
+    def keyframe_direct(
+        self, exit: int, state: Keyframe, uniform: dict[int, list[int]], extents: list[tuple[int, memoryview]], fresh: bool = False
+    ) -> None:
+        """A keyframe, where the writer is ``direct``; nobody writes the memory meanwhile.
+
+        Args:
+            uniform: byte -> numbers of pages that are full of it, ascending.
+            extents: (page number, memory from there on), in whole pages, ascending.
+        """
+
+        def job() -> None:
+            pieces: list[bytes | memoryview] = []
+            count = 0
+            for value, some in uniform.items():
+                count += len(some)
+                for at in range(0, len(some), _TABLE):
+                    table = format.page_table(some[at : at + _TABLE])
+                    pieces += format.chunk(format.PAGE, exit, len(table) // 4, bytes([value]), table, format.SAME)
+            numbers: list[int] = []
+            views: list[memoryview] = []
+            for number, view in extents:
+                while view:
+                    some_view = view[: (_DIRECT_PAGES - len(numbers)) * PAGE_SIZE]
+                    more = len(some_view) // PAGE_SIZE
+                    numbers.extend(range(number, number + more))
+                    views.append(some_view)
+                    number, view = number + more, view[len(some_view) :]
+                    if len(numbers) == _DIRECT_PAGES:
+                        pieces += [format.direct_pages(exit, numbers), *views]
+                        count += len(numbers)
+                        numbers, views = [], []
+            if numbers:
+                pieces += [format.direct_pages(exit, numbers), *views]
+            self._write([*pieces, *_keyframe(exit, count + len(numbers), state, fresh)])
+
+        self.start()
+        self._job(0, job)
 
     def close(self, end: dict[str, Any] | None = None) -> None:
         """Writes what is left, and ``end`` (see ``Recording.end``) behind it; closes the file. Once."""
@@ -121,7 +170,8 @@ class Writer:
         with self._state:
             self._closing = True
             self._state.notify_all()
-        self._thread.join(_JOIN_SECONDS)
+        if self._started and not self.direct:
+            self._thread.join(_JOIN_SECONDS)
         if not self._thread.is_alive():
             try:
                 self._file.close()
@@ -143,6 +193,21 @@ class Writer:
                 self.backlog += size
                 self._jobs.append((size, work))
                 self._state.notify_all()
+        if self.direct and self._started:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Does what is queued, on the caller's thread."""
+        try:
+            with self._state:
+                while self._jobs:
+                    size, work = self._jobs.popleft()
+                    self.backlog -= size
+                    work()
+        except BaseException as error:
+            self._give_up(error)  # without the lock: it ends the run
+            if not isinstance(error, Exception):
+                raise
 
     def _run(self) -> None:
         block_signals()
@@ -154,8 +219,6 @@ class Writer:
                 size, work = self._jobs.popleft()
             try:
                 work()
-                if not self._jobs:
-                    self._file.flush()
                 if self._alone:
                     self.spent = thread_time_ns()
             except BaseException as error:
@@ -165,9 +228,19 @@ class Writer:
                 self.backlog -= size
                 self._state.notify_all()
 
-    def _write(self, pieces: list[bytes]) -> None:
-        self._file.writelines(pieces)
-        self.written += sum(map(len, pieces))
+    def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        file = self._file.fileno()
+        for at in range(0, len(pieces), _IOV_MAX):
+            some = pieces[at : at + _IOV_MAX]
+            left = sum(map(len, some))
+            while left:
+                wrote = os.writev(file, some)
+                if not wrote:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                self.written += wrote
+                left -= wrote
+                if left:  # a signal, or the disk is about to be full
+                    some = _behind(some, wrote)
 
     def _give_up(self, error: BaseException) -> None:
         with self._state:
@@ -179,6 +252,25 @@ class Writer:
         if isinstance(error, OSError | MemoryError):
             error = HostError(f"cannot write the recording {self.path}: {getattr(error, 'strerror', None) or 'the host is out of memory'}")
         self._failed(error)
+
+
+def one_cpu() -> bool:
+    """Whether this process may use only one CPU."""
+    return len(os.sched_getaffinity(0)) == 1
+
+
+def _keyframe(exit: int, pages: int, state: Keyframe, fresh: bool) -> list[bytes]:
+    return format.chunk(format.KEYFRAME, exit, pages, pack(plain(state)), flags=format.FRESH if fresh else 0)
+
+
+def _behind(pieces: Sequence[bytes | memoryview], length: int) -> list[bytes | memoryview]:
+    """What is left of them behind the first ``length`` bytes."""
+    rest: list[bytes | memoryview] = []
+    for piece in pieces:
+        if length < len(piece):
+            rest.append(piece[length:] if length else piece)
+        length = max(length - len(piece), 0)
+    return rest
 
 
 def _sorted(pages: dict[int, bytes]) -> tuple[dict[int, list[int]], list[int]]:

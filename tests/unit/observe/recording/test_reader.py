@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from pyvmm import exits
 from pyvmm.errors import ConfigError, GuestFault, HostError
-from pyvmm.observe.recording import format
+from pyvmm.observe.recording import format, writer
 from pyvmm.observe.recording.format import Damaged
 from pyvmm.observe.recording.reader import Recording
 from pyvmm.observe.recording.writer import Writer
@@ -153,15 +155,84 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
             Writer(path if path != str(tmp_path / "none") else str(tmp_path / "no" / "x"), header(), lambda error: None)
 
 
-def test_a_full_disk_is_told_once() -> None:
+@pytest.mark.parametrize("one_cpu", [False, True])
+def test_a_full_disk_is_told_once(one_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "one_cpu", lambda: one_cpu)
     told: list[BaseException] = []
-    writer = Writer("/dev/full", header(), told.append)
+    full = Writer("/dev/full", header(), told.append)
+    assert not full.direct  # no file: who reads a pipe may take his time
     for _ in range(20):
-        writer.put(format.EXIT, 1, 1, bytes(1 << 20))
-        writer.add(b"SAMP", 0, [bytes(range(256))] * 100)
-    writer.close({})
+        full.put(format.EXIT, 1, 1, bytes(1 << 20))
+        full.add(b"SAMP", 0, [bytes(range(256))] * 100)
+    full.close({})
     assert [str(each) for each in told] == ["cannot write the recording /dev/full: No space left on device"]
     assert isinstance(told[0], HostError)
+
+
+@pytest.mark.parametrize("at_once", [1, 4095, 5000, 1 << 20])
+def test_pages_that_are_written_from_memory(at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little of them the disk takes at once, and with more than 256 of them in a row."""
+    author = direct(tmp_path / "s.pvm", monkeypatch)
+    memory = memoryview(bytearray(bytes(range(1, 252)) * 6000)[: 300 * 4096])
+    if at_once > 1:
+        monkeypatch.setattr(os, "writev", lambda file, pieces: os.write(file, b"".join(pieces)[:at_once]))
+    else:
+        memory = memory[: 2 * 4096]
+        monkeypatch.setattr(os, "writev", lambda file, pieces: os.write(file, next(filter(None, pieces))[:997]))
+    author.exit(b"a")
+    author.direct({0xCC: [500, 502], 0: [501]}, [(0, memory), (1000, memory[4096:8192])])
+    author.close()
+    assert not author.errors
+    with Recording.open(str(tmp_path / "s.pvm")) as recording:
+        seen = recording.state(1).memory
+        count = len(memory) // 4096
+        assert b"".join(seen.page(number) for number in range(count)) == memory
+        assert seen.page(1000) == memory[4096:8192] and [seen.page(number)[0] for number in (500, 501, 502)] == [0xCC, 0, 0xCC]
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once, and the file has all exits before."""
+    author = direct(tmp_path / "s.pvm", monkeypatch)
+    author.exit(b"a")
+    author.flush()
+    room = [9000]
+
+    def short(file: int, pieces: list[bytes]) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        wrote = os.write(file, b"".join(pieces)[: room[0]])
+        room[0] -= wrote
+        return wrote
+
+    monkeypatch.setattr(os, "writev", short)
+    for _ in range(2):
+        author.direct({}, [(0, memoryview(bytes(range(1, 129)) * 320))])
+    author.writer.close()
+    assert [str(each) for each in author.errors] == [f"cannot write the recording {tmp_path / 's.pvm'}: No space left on device"]
+    with Recording.open(str(tmp_path / "s.pvm")) as recording:
+        assert recording.count == 1 and "cut off" in recording.note and recording.state(1).console == b"a"
+
+
+def test_only_pages_go_without_a_check_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    author = direct(tmp_path / "s.pvm", monkeypatch)
+    author.exit(b"a")
+    author.direct({}, [(0, memoryview(b"memory: " * 512))])
+    author.close()
+    data = (tmp_path / "s.pvm").read_bytes()
+    (tmp_path / "s.pvm").write_bytes(data.replace(b"memory: ", b"MEMORY? ", 1))
+    with Recording.open(str(tmp_path / "s.pvm")) as recording:
+        assert recording.state(1).memory.read(0, 16) == b"MEMORY? memory: "
+    for kind, flags in ((format.EXIT, 0), (format.PAGE, format.SAME), (format.PAGE, format.PACKED)):
+        head, check, table, _ = format.chunk(kind, 0, 1, b"x", flags=flags | format.DIRECT, pack_it=False)
+        assert format.parse(head + check, table, 0) is None
+
+
+def direct(path: Path, monkeypatch: pytest.MonkeyPatch) -> Author:
+    """Writes as a recorder does that has one CPU."""
+    monkeypatch.setattr(writer, "one_cpu", lambda: True)
+    author = Author(path)
+    assert author.writer.direct
+    return author
 
 
 def test_a_header_that_describes_no_machine(tmp_path: Path) -> None:
