@@ -118,7 +118,7 @@ class Uplink(HubPort):
     def __init__(self, name: str, hub: Hub, outside: NetBackend) -> None:
         super().__init__(name, hub)
         self._outside = outside
-        self._running = False
+        self._running = self._burst = False
 
     def follow(self, loop: IoLoop | None) -> None:
         """Runs the netdev on ``loop``, or stops it."""
@@ -143,10 +143,13 @@ class Uplink(HubPort):
         """NetPeer: from outside to the machine's cards, finished: a hub knows nothing of offloads."""
         for piece in complete(frame, header):
             self._hub.forward(self, piece)
+        if not self._burst:
+            self._hub.flush(self)
         return True
 
     def burst(self, on: bool) -> None:
         """NetPeer: what was forwarded may be answered by another netdev of this hub."""
+        self._burst = on
         if not on:
             self._hub.flush(self)
 

@@ -151,6 +151,8 @@ class SlirpWire(Wire):
 
     def flush(self) -> None:
         if self._paused or self._delivering or self._loop is None:
+            if self._delivering and self._asked and self._timer is not None:
+                self._timer.arm(monotonic_ns())  # somebody answers what is being delivered (through a hub): behind it
             return
         if self._queue and not self._deliver():
             return

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.backends.net.backend import Wire, close_netdevs, open_netdev, open_netdevs
-from pyvmm.backends.net.hub import QUEUE
+from pyvmm.backends.net.hub import QUEUE, Hub, HubPort, Uplink
 from pyvmm.config import NetConfig
 from pyvmm.errors import ConfigError
 from tests.support.network import FakeNic, Loop, frame, running_loop
@@ -69,6 +69,37 @@ def test_a_hub_leads_outside(loop: Loop) -> None:
     netdevs["y"].send(frame(4))
     assert netdevs["x"].counters.dropped_rx == 2
     close_netdevs(netdevs)
+
+
+class Asked(Wire):
+    """A netdev that notes what it is given, and when it is asked for its answers."""
+
+    def __init__(self) -> None:
+        super().__init__("asked")
+        self.log: list[object] = []
+
+    def send(self, frame: bytes | bytearray | memoryview, header: bytes | bytearray | memoryview | None = None) -> None:
+        self.log.append(bytes(frame))
+
+    def flush(self) -> None:
+        self.log.append("flush")
+
+
+def test_one_netdev_is_asked_for_its_answers_to_the_frames_of_another(loop: Loop) -> None:
+    hub, here, there = Hub(), Asked(), Asked()
+    one, _, card = Uplink("1", hub, here), Uplink("2", hub, there), HubPort("c", hub)
+    card.attach(loop, FakeNic())
+    one.receive(frame(1))  # not in a burst: no more comes that would bring the flush
+    assert there.log == [frame(1), "flush"]
+    one.burst(True)
+    one.receive(frame(2))
+    one.receive(frame(3))
+    assert there.log[2:] == [frame(2), frame(3)]
+    one.burst(False)
+    assert there.log[4:] == ["flush"] and not here.log
+    one.receive(frame(4))
+    assert there.log[5:] == [frame(4), "flush"]
+    card.close()
 
 
 @pytest.mark.parametrize("seed", range(5))

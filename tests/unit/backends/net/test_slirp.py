@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
+from time import monotonic_ns
 
 import pytest
 
@@ -119,6 +120,22 @@ def test_an_answer_for_a_card_without_buffers_waits(loop: Loop) -> None:
     wire.resume()
     assert not nic.frames, "resume never calls the card"
     assert loop.until(lambda: len(nic.frames) == 2)
+    wire.close()
+
+
+def test_what_a_card_sends_while_it_gets_something_is_looked_at_at_once(loop: Loop) -> None:
+    port = free_port()
+    wire = user(("hostfwd", f"tcp:127.0.0.1:{port}-10.0.2.15:22"), ("ipv6", "off"))
+    guest = Guest(wire, "10.0.2.15")  # answers from within ``receive``, as what is behind a hub does
+    wire.attach(loop, guest)
+    loop.turn()
+    with socket.socket() as client:
+        client.setblocking(False)
+        assert client.connect_ex(("127.0.0.1", port)) in (0, 115)
+        while not guest.neighbours:  # libslirp asks for the guest's address, and keeps the SYN back until it is called again
+            wire._serve()
+        assert wire._asked and wire._timer is not None and wire._timer.due is not None
+        assert wire._timer.due <= monotonic_ns()
     wire.close()
 
 
