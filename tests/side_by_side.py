@@ -1,7 +1,8 @@
 """pytest in as many processes as there are CPUs, up to two: python -m tests.side_by_side [PYTEST ARGUMENTS]
 
 Each test runs in the process that first claims it (tests/nested/sharing.py). The first prints as it goes, the other at the end.
-Status 0: every test that was collected has ended well in one of them.
+Status 0: every test that was collected has ended well in one of them. With PYVMM_COVERAGE in the environment, and if the lines of the
+package that they have reached are enough ([tool.coverage] in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 2
+COVERAGE = "PYVMM_COVERAGE"
 
 
 def run(arguments: Sequence[str], count: int, folder: Path) -> int:
     """``count`` processes with a common list in ``folder``."""
     from tests.nested.sharing import COLLECTED, FAILED, PASSED, Share
 
+    counted = ["coverage", "run", "-m"] if COVERAGE in os.environ else []
     processes = []
     for number in range(count):
-        command = [sys.executable, "-m", "pytest", "-p", "tests.nested.sharing", f"--share={folder}", f"--host={number}", "-p",
+        command = [sys.executable, "-m", *counted, "pytest", "-p", "tests.nested.sharing", f"--share={folder}", f"--host={number}", "-p",
                    "no:cacheprovider", *arguments]  # fmt: skip
         output = (folder / f"output-{number}").open("wb") if number else None
         processes.append(subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output))
@@ -43,8 +46,15 @@ def run(arguments: Sequence[str], count: int, folder: Path) -> int:
 
 
 def main() -> int:
+    coverage = [sys.executable, "-m", "coverage"]
+    if COVERAGE in os.environ:
+        subprocess.run([*coverage, "erase"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory(prefix="pyvmm-tests-") as folder:
-        return run(sys.argv[1:], min(len(os.sched_getaffinity(0)), MOST), Path(folder))
+        status = run(sys.argv[1:], min(len(os.sched_getaffinity(0)), MOST), Path(folder))
+    if COVERAGE in os.environ:
+        subprocess.run([*coverage, "combine", "--quiet"], cwd=ROOT, check=True)
+        status |= subprocess.run([*coverage, "report"], cwd=ROOT).returncode
+    return status
 
 
 if __name__ == "__main__":
