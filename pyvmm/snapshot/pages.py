@@ -99,6 +99,15 @@ def scan(memory: GuestMemory) -> Image:
     return Image(pages)
 
 
+def filled(memory: GuestMemory) -> Iterator[int]:
+    """Numbers of the pages that are not all zeros. Nobody may be writing."""
+    for region in memory.regions:
+        view, first = region.view, region.gpa // PAGE
+        for at in touched(region):
+            if view[at * PAGE] or view[at * PAGE : (at + 1) * PAGE].tobytes() != ZERO:
+                yield first + at
+
+
 def fill(memory: GuestMemory, image: Image) -> int:
     """Makes RAM what the image says, touching only pages that differ. Returns how many did."""
     pages, changed = image.whole(), 0
@@ -137,13 +146,15 @@ class Tracked:
 
     Args:
         memory, vm: whose. Nobody may be writing while this object is made, asked or closed.
+        late: KVM's log begins with the first question; until then pages that are not zeros, or were not, count as changed. With the log
+            KVM maps 4 KiB at a time and has a fault for each page: not for what a guest does first, which is to fill its memory.
 
     Attributes:
         image: what RAM was when ``save`` or ``load`` was last called.
         readers: sets of pages, one for each who wants to know what has changed since he looked last; he empties his himself.
     """
 
-    def __init__(self, memory: GuestMemory, vm: Vm) -> None:
+    def __init__(self, memory: GuestMemory, vm: Vm, late: bool = False) -> None:
         self.memory = memory
         self.vm = vm
         self.image = scan(memory)
@@ -151,7 +162,9 @@ class Tracked:
         self._changed: set[int] = set()
         self.readers = [self._changed]
         self._written: WrittenPages = memory.track()
-        self._slots(uapi.KVM_MEM_LOG_DIRTY_PAGES)
+        self._logged = not late
+        if not late:
+            self._slots(uapi.KVM_MEM_LOG_DIRTY_PAGES)
 
     def _slots(self, flags: int) -> None:
         for slot in self.memory.slots:
@@ -165,6 +178,10 @@ class Tracked:
         """
         pages = self._written.take() | lasting | self.lasting
         self.lasting = lasting
+        if not self._logged:
+            self._logged = True
+            self._slots(uapi.KVM_MEM_LOG_DIRTY_PAGES)
+            pages.update(self.image.whole(), filled(self.memory))
         for slot in self.memory.slots:
             first = slot.gpa // PAGE
             pages.update([first + bit for bit in _bits(self.vm.dirty_log(slot.number, slot.size // PAGE))])

@@ -34,8 +34,9 @@ def test_a_recorded_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert max(between) <= 1_100  # what a seek has to go through
         player = Player(recording)
         read: list[int] = []
-        body = recording._body
+        body, direct = recording._body, recording._read
         monkeypatch.setattr(recording, "_body", lambda chunk: read.append(chunk.size) or body(chunk))  # type: ignore[func-returns-value]
+        monkeypatch.setattr(recording, "_read", lambda at, length: read.append(length) or direct(at, length))  # type: ignore[func-returns-value]
         chance = random.Random(1)
         for number in chance.sample(range(1, recording.count + 1), 20):
             read.clear()

@@ -45,7 +45,7 @@ class Ram:
         self._machine = machine
         # Not ``machine.track``, which has each vCPU settled: its first KVM_RUN has the kernel start a thread in this process, where a
         # sandbox wants none yet. Nothing is on its way in a machine that does not run.
-        self._tracked = machine.tracked = Tracked(machine.memory, machine.vm)
+        self._tracked = machine.tracked = Tracked(machine.memory, machine.vm, late=True)
         self._tracked.lasting = parts.lasting(machine)
         for core in parts.cores(machine):
             core.track(True)

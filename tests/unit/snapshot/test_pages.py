@@ -159,3 +159,24 @@ def test_a_thousand_moments_come_back_in_any_order() -> None:
         assert memory.regions[0].view == contents
     tracked.close()
     memory.close()
+
+
+def test_a_late_log_begins_with_the_first_question() -> None:
+    memory, vm = GuestMemory(2 * MIB), FakeVm()
+    memory.write(5 * PAGE, page(5))
+    memory.write(6 * PAGE, page(6))
+    tracked = Tracked(memory, vm, late=True)  # type: ignore[arg-type]
+    assert vm.flags == []
+    region = memory.regions[0].view  # as the guest writes: nobody notes it
+    region[6 * PAGE : 7 * PAGE] = pages.ZERO
+    region[9 * PAGE - 1] = 1
+    found: set[int] = set()
+    tracked.readers.append(found)
+    tracked.collect(set())
+    assert vm.flags == [1] and found == {5, 6, 8}
+    found.clear()
+    vm.guest = {3}
+    tracked.collect(set())
+    assert vm.flags == [1] and found == {3}
+    tracked.close()
+    memory.close()
