@@ -26,7 +26,7 @@ from tests.support.wirepeer import GONE, Neighbour, Server
 
 pytestmark = [pytest.mark.kvm("ring0-simd", "cmpxchg16b"), pytest.mark.linux]
 FULL = bool(os.environ.get("PYVMM_FULL"))
-LIMIT = 1800.0 if FULL else 300.0  # seconds for one boot; about 60 on host B, or several minutes with all the bytes
+LIMIT = 600.0 if FULL else 300.0  # seconds for one boot; about 60 on host B
 MIB = 1 << 20
 SIZE = (64 if FULL else 8) * MIB  # by TCP, each way
 INWARD = bytes(range(251)) * 4000  # through hostfwd
