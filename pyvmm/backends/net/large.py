@@ -40,6 +40,7 @@ LARGE = _PIECES * (MTU - 40)
 STACK_MTU = LARGE + 60  # libslirp takes off IPv6's headers where it does not know yet which they will be
 _IP_MAX = 65535
 TSO4, TSO6 = 2, 4  # of NetBackend.set_offload
+_LEAST_MSS = 64  # a hostile guest's MSS of 1 would have each segment cut into 16,000; other stacks have a bound too
 _FLOWS = 4096  # connections whose MSS is known; a long-lived one that is forgotten gets the default below
 _SYN_MAX = ETH_HEADER + 40 + 60  # a SYN has no data: IPv6 header, longest TCP header
 _SYN, _MSS = 2, 2
@@ -87,6 +88,7 @@ class LargeFrames:
         mss = frame[field] << 8 | frame[field + 1] if field else 0
         if not mss:
             return frame
+        mss = max(mss, _LEAST_MSS)
         source, target = (frame[26:30], frame[30:34]) if ipv4 else (frame[22:38], frame[38:54])
         key = target + source + frame[at + 2 : at + 4] + frame[at : at + 2]
         flows = self._flows

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _KERNEL_GS_BASE = 0xC000_0102
 _PAGE = 4096
+_OVER = (subject.END, subject.CRASHED)
 _INSIST = 0.01  # seconds between two attempts to interrupt
 _KINDS = {
     target.SOFTWARE: (conditions.ADDRESS, ""),
@@ -230,7 +231,7 @@ class GdbTarget:
         stepping = [vcpu for vcpu, action in actions.items() if action == target.STEP]
         if stepping:
             self._move(lambda found: found.step_instructions(stepping[0]), stopped)
-        elif len(actions) < self.vcpus():  # scheduler-locking
+        elif len(actions) < self.vcpus() and self._here().stop.why not in _OVER:  # scheduler-locking
             self._move(lambda found: found.run(frozenset(actions)), stopped)
         else:
             self._move(_run, stopped)
@@ -295,10 +296,10 @@ class GdbTarget:
 
     def _outcome(self, found: Subject, act: Callable[[Subject], Stop]) -> StopEvent:
         while True:
-            over = act is _run and found.live and found.stop.why in (subject.END, subject.CRASHED)
+            over = act is _run and found.live and found.stop.why in _OVER
             stop = found.stop if over else act(found)
             self._explain()
-            if stop.why not in (subject.END, subject.CRASHED) or not found.live:
+            if stop.why not in _OVER or not found.live:
                 return self._event(stop)
             if not self._wanted or not over and (stop.why == subject.CRASHED or self.reversible):
                 return self._event(stop)  # to be looked at; the next "continue" lets it end

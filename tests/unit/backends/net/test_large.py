@@ -67,6 +67,18 @@ def test_a_syn_asks_the_stack_for_large_segments(build, before: bytes) -> None: 
     assert not valid(large.outward(bytes(wrong), None)[0]), "a wrong checksum stays wrong"
 
 
+@pytest.mark.parametrize("flags", [0, TSO])
+@pytest.mark.parametrize("build", [ipv4_tcp, ipv6_tcp])
+def test_a_tiny_mss_does_not_cut_a_segment_into_thousands(build, flags: int) -> None:  # type: ignore[no-untyped-def]
+    large = LargeFrames()
+    large.flags = flags
+    large.outward(syn(1, build), None)
+    pieces = large.inward(back(build(b""), bytes(LARGE)))
+    assert len(pieces) <= LARGE / 64 + 1
+    sizes = [OFFLOAD_HEADER.unpack(about)[3] for _, about in pieces if about is not None]
+    assert sizes == ([64] if flags else [])
+
+
 def test_a_syn_of_a_card_that_takes_no_large_frames_is_left_alone() -> None:
     large = LargeFrames()
     assert large.outward(syn(1460), None) == [syn(1460)]

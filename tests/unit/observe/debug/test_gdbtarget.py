@@ -167,6 +167,14 @@ def test_the_end_is_shown_before_it_comes_where_one_can_go_back() -> None:
         it.target.read_memory(0, 0, 1)
 
 
+def test_scheduler_locking_lets_it_end() -> None:
+    it = Debugged()
+    it.holder.vcpus = 2
+    assert it.go().reason == target.HISTORY_END
+    assert it.moved(lambda stopped: it.target.resume({0: target.CONTINUE}, stopped)).reason == target.EXITED
+    assert it.subject.log == ["run only [0]"], "the end itself holds nobody"
+
+
 def test_without_history_it_comes_at_once() -> None:
     it = Debugged(reversible=False)
     assert not it.target.reversible and it.go().reason == target.EXITED
