@@ -1,6 +1,8 @@
-"""pytest in as many processes as there are CPUs, up to two: python -m tests.side_by_side [PYTEST ARGUMENTS]
+"""pytest in several processes: python -m tests.side_by_side [PYTEST ARGUMENTS]
 
-Each test runs in the process that first claims it (tests/nested/sharing.py). The first prints as it goes, the other at the end.
+One more than there are CPUs, up to three: many tests wait for a guest or for a clock.
+
+Each test runs in the process that first claims it (tests/nested/sharing.py). The first prints as it goes, the others at the end.
 Status 0: every test that was collected has ended well in one of them. With PYVMM_COVERAGE in the environment, and if the lines of the
 package that they have reached are enough ([tool.coverage] in pyproject.toml).
 """
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST = 2
+MOST = 3
 COVERAGE = "PYVMM_COVERAGE"
 
 
@@ -50,7 +52,7 @@ def main() -> int:
     if COVERAGE in os.environ:
         subprocess.run([*coverage, "erase"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory(prefix="pyvmm-tests-") as folder:
-        status = run(sys.argv[1:], min(len(os.sched_getaffinity(0)), MOST), Path(folder))
+        status = run(sys.argv[1:], min(len(os.sched_getaffinity(0)) + 1, MOST), Path(folder))
     if COVERAGE in os.environ:
         subprocess.run([*coverage, "combine", "--quiet"], cwd=ROOT, check=True)
         status |= subprocess.run([*coverage, "report"], cwd=ROOT).returncode
