@@ -120,6 +120,11 @@ class Console:
         self._pending += data
         self._pump()
 
+    def look(self) -> None:
+        """Takes what is there, without waiting for the I/O loop to find it. Machine lock held; ``in_fd`` does not block."""
+        if self._watching:
+            self._readable()
+
     def _pump(self) -> None:
         """Gives the device what was read, and goes on reading if it took enough."""
         pending, port = self._pending, self._port

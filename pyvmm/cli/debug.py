@@ -152,15 +152,16 @@ class Debugged(Run):
         return ended[0]
 
     def _converse(self, live: Live, machine: Machine) -> None:
+        console = self.console
         session = Session(
             live,
             self._symbols,
-            type_=self.console.type if self.console is not None else None,
+            type_=(lambda data: _type(console, machine, data)) if console is not None else None,
             save=lambda path: _save(machine, path),
             cpuid=lambda vcpu: machine.cpu.leaves(vcpu),
         )
-        if self.console is not None:
-            session.foreground = self.console.foreground
+        if console is not None:
+            session.foreground = console.foreground
         prompt = self._prompt = Prompt(session, batch=self._batch)
         if prompt.interactive:
             self._greet(prompt)
@@ -195,6 +196,13 @@ class Debugged(Run):
         """As any run; Ctrl-C is the prompt's."""
         super().catch_signals()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _type(console: GuestConsole, machine: Machine, data: bytes) -> None:
+    """The guest finds it at its next instruction, however late the I/O thread is."""
+    console.type(data)
+    with machine.lock:
+        console.look()
 
 
 def _save(machine: Machine, path: str) -> str:

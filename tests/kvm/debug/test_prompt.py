@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import termios
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.process import PATIENCE, Screen, started, wait_until
+from tests.support.process import COMMAND, PATIENCE, ROOT, Screen, started, wait_until
 
 pytestmark = pytest.mark.kvm
 pytest.importorskip("capstone")
@@ -284,3 +285,16 @@ def test_a_bad_monitor_is_one_line() -> None:
         with started("run", "hello", *option.split()) as process:
             _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2 and err.count(b"\n") == 1 and err.startswith(b"pyvmm: -"), err
+
+
+def test_what_is_typed_is_there_at_the_next_instruction_however_late_the_io_thread_is() -> None:
+    program = (
+        "import sys, time, pyvmm.cli as c, pyvmm.ioloop as l\n"
+        "take = l.IoLoop._take_lock\n"
+        "l.IoLoop._take_lock = lambda loop: time.sleep(0.5) or take(loop)\n"
+        "sys.exit(c.main(['debug', 'echo-irq', '--batch', '-ex', 'break irq 4', '-ex', 'type h', '-ex', 'continue']))\n"
+    )
+    done = subprocess.run([COMMAND[0], "-c", program], capture_output=True, timeout=PATIENCE, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert b"-- exit 2 + some instructions" in done.stdout, done.stdout.decode()
+    assert b"Breakpoint 1 (irq 4): the line went up" in done.stdout
