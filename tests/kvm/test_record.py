@@ -234,7 +234,7 @@ def test_keyframes_are_no_rarer_where_the_writer_lags(tmp_path: Path, monkeypatc
     record(config, tmp_path / "s.pvm", "multiboot", memory=False)
     with Recording.open(str(tmp_path / "s.pvm")) as recording:
         assert recording.count >= 60
-        assert {later - earlier for earlier, later in pairwise(recording.keyframes[:-1])} == {20}
+        assert max(later - earlier for earlier, later in pairwise(recording.keyframes)) <= 20  # time asks for some between
     assert max(waiting) < 1 << 20
 
 
