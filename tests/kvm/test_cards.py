@@ -23,7 +23,7 @@ from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from tests.support import vm
 from tests.support.disk import FakeDisk
-from tests.support.process import wait_until
+from tests.support.process import descriptors, wait_until
 
 pytestmark = pytest.mark.kvm
 CYCLES = int(os.environ.get("PYVMM_CYCLES", "100"))
@@ -168,14 +168,14 @@ def test_mistakes_are_one_line(name: str, options: dict[str, object], words: str
     given = DeviceConfig(name=name, options=tuple((key, str(value)) for key, value in named.items()))
     first = DeviceConfig(name="virtio-blk-pci", options=(("drive", "d"), ("id", "disk"), ("addr", "5")))
     config = Config(boot=BootConfig(kernel=GUESTS["virtio-blk"].file), memory=32 * MIB, serials=(), devices=(first, given))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     try:
         with Machine(config, [], drives={"d": FakeDisk(), "odd": FakeDisk(1 * MIB + 512)}):
             assert not words
     except ConfigError as error:
         assert words and words in str(error), error
         assert "\n" not in str(error)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 def test_a_console_has_one_port() -> None:
@@ -210,7 +210,7 @@ def test_start_and_stop_again_and_again() -> None:
     rng = random.Random(1)
 
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(descriptors())
 
     before, threads = descriptors(), _count()
     kinds = set()
@@ -233,10 +233,10 @@ def test_start_and_stop_again_and_again() -> None:
 
 
 def test_a_machine_that_is_never_run_leaves_nothing() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     with built(FakeDisk(), more=(device("virtio-rng-device"),)):
         pass
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 def test_a_disk_that_does_not_answer_ends_the_run_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

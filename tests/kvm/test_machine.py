@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from pyvmm import events
 from pyvmm.machine import Machine
 from tests.support import vm
+from tests.support.process import descriptors
 
 pytestmark = pytest.mark.kvm
 
@@ -203,11 +203,11 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     for _ in range(5):
         once()
     gc.collect()
-    before = len(os.listdir("/proc/self/fd")), threading.active_count(), resident()
+    before = len(descriptors()), threading.active_count(), resident()
     for _ in range(50):
         once()
     gc.collect()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before[:2]
+    assert (len(descriptors()), threading.active_count()) == before[:2]
     assert resident() - before[2] < 1024, "more than 4 MiB stayed"
 
 
@@ -215,12 +215,12 @@ def test_a_failed_build_leaves_no_descriptor(tmp_path: Path) -> None:
     from pyvmm.config import DeviceConfig
     from pyvmm.errors import ConfigError
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     clash = DeviceConfig(name="isa-debug-exit", options=(("iobase", "0x3f8"), ("iosize", "4")))
     with pytest.raises(ConfigError, match="overlaps serial0"), vm.flat(vm.HANG, tmp_path, devices=(clash,)):
         pass
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 @pytest.mark.parametrize("count", [8])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -28,7 +27,7 @@ from pyvmm.machine import Machine
 from tests.support import vm
 from tests.support.e1000_driver import Driver as E1000Driver
 from tests.support.network import frame
-from tests.support.process import wait_until
+from tests.support.process import descriptors, wait_until
 from tests.support.ring import Ring
 from tests.support.virtio import MmioDriver, PciDriver
 
@@ -303,7 +302,7 @@ def test_wires_outlive_the_guest_and_get_the_next_one_s_card(tmp_path: Path) -> 
         devices=(device("e1000", id="left", netdev="a"), device("virtio-net-pci", id="right", netdev="b")),
     )  # fmt: skip
     opened: Any = open_netdevs(netdevs)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     try:
         for _ in range(3):
             with Machine(config, [], netdevs=opened) as machine, vm.running(machine):
@@ -313,7 +312,7 @@ def test_wires_outlive_the_guest_and_get_the_next_one_s_card(tmp_path: Path) -> 
                 wait_until(right.received, "the frame")
             assert not opened["a"].has_card
             assert not opened["b"].has_card
-            assert len(os.listdir("/proc/self/fd")) <= descriptors
+            assert len(descriptors()) <= before
     finally:
         close_netdevs(opened)
 

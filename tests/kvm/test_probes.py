@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 
@@ -12,6 +11,7 @@ from pyvmm.boot.cpu import protected_mode
 from pyvmm.hostcheck import examine, usable
 from pyvmm.kvm import uapi
 from pyvmm.probes import CODE, PROBES, Bench, probe
+from tests.support.process import descriptors
 
 pytestmark = pytest.mark.kvm
 
@@ -24,13 +24,13 @@ def test_every_kvm_runs_these(name: str) -> None:
 def test_probes_answer_the_same_twice_and_leave_nothing_open() -> None:
     bench = Bench()
     probe("real-mode", bench)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     threads = threading.active_count()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     names = [name for name in PROBES if name != "hypercall"]  # may run into its time limit
     first = [probe(name, bench) for name in names]
     assert [probe(name, bench) for name in names] == first
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert threading.active_count() == threads
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
     bench.close()

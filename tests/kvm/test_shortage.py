@@ -18,7 +18,7 @@ from pyvmm.errors import GuestFault, HostError, PyvmmError
 from pyvmm.layout import MIB
 from pyvmm.threads import Thread
 from tests.support import vm
-from tests.support.process import COMMAND, PATIENCE, ROOT
+from tests.support.process import COMMAND, PATIENCE, ROOT, descriptors
 
 pytestmark = pytest.mark.kvm
 
@@ -84,14 +84,14 @@ def test_a_build_that_runs_out_of_descriptors_leaves_none(fail_at: int, tmp_path
 
     for module, name in ((os, "open"), (os, "eventfd"), (select, "epoll"), (mmap, "mmap")):
         monkeypatch.setattr(module, name, counted(getattr(module, name)))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     try:
         with vm.flat(vm.HANG, tmp_path, smp=3):
             pass
     except (OSError, PyvmmError):
         pass
     monkeypatch.undo()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 def test_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -20,6 +21,12 @@ PATIENCE = 120.0  # seconds; a nested host may be a hundred times slower than ba
 Process = subprocess.Popen[bytes]
 # For a process that may not open files of its own: `tox -e coverage` has each write one with the lines it reached.
 UNCOUNTED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
+def descriptors() -> list[str]:
+    """What this process has open. What an earlier test has left to the garbage collector is closed first, not while somebody counts."""
+    gc.collect()
+    return sorted(os.listdir("/proc/self/fd"))
 
 
 @contextmanager

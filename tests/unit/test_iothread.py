@@ -138,7 +138,7 @@ def test_a_host_without_threads_is_told_once_per_try(monkeypatch: pytest.MonkeyP
 
 def test_start_and_stop_leave_no_descriptor_and_no_thread(doorbell: int) -> None:
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(descriptors())
 
     before, threads = descriptors(), _count()
     for _ in range(50):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from pyvmm.cli.options import Options
 from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, SerialConfig
 from pyvmm.errors import ConfigError
 from pyvmm.events import StopReason
+from tests.support.process import descriptors
 
 POWEROFF = StopReason(kind=events.POWEROFF)
 RESET = StopReason(kind=events.RESET)
@@ -249,16 +249,16 @@ def test_an_exception_closes_everything(machine: type[FakeMachine], capfd: pytes
         raise ZeroDivisionError("oh")
 
     machine.script = [broken]
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     assert cli.main(["run", "-kernel", "k", "-serial", f"file:{tmp_path}/log", "-serial", "pty"]) == 104
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
     assert machine.made[0].closed
 
 
 def test_a_console_that_fails_closes_those_before_it(tmp_path: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     assert cli.main(["run", "-kernel", "k", "-serial", f"file:{tmp_path}/log", "-serial", f"file:{tmp_path}"]) == 2
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 # --- disks --------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pyvmm.backends.block.overlay import Overlay
 from pyvmm.backends.block.raw import RawFile
 from pyvmm.config import DriveConfig
 from pyvmm.errors import ConfigError
+from tests.support.process import descriptors
 
 SIZE = 1 << 20
 
@@ -27,10 +28,10 @@ def path(tmp_path: Path) -> str:
 
 
 def refused(**options: object) -> str:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(ConfigError) as caught:
         open_drive(DriveConfig(id="d", **options))  # type: ignore[arg-type]
-    assert sorted(os.listdir("/proc/self/fd")) == before, "a descriptor is left open"
+    assert descriptors() == before, "a descriptor is left open"
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

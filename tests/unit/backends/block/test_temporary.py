@@ -12,6 +12,7 @@ from pyvmm.backends.block import temporary
 from pyvmm.backends.block.backend import open_drive
 from pyvmm.config import DriveConfig
 from pyvmm.errors import ConfigError
+from tests.support.process import descriptors
 
 SCRATCH = DriveConfig(id="s", format="scratch", size=1 << 20, discard="unmap")
 
@@ -59,11 +60,11 @@ def test_no_file_is_left_nor_seen(image: DriveConfig, tmp_path: Path, monkeypatc
 
 def test_no_folder(image: DriveConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/nonexistent")
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     for drive in (image, SCRATCH):
         with pytest.raises(ConfigError, match="no temporary file in /nonexistent: No such file or directory: set TMPDIR"):
             open_drive(drive)
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("size", [1 << 62, (1 << 63) - 512])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pyvmm.backends.net.slirp_abi import load
 from pyvmm.config import NetConfig
 from pyvmm.errors import ConfigError
 from tests.support.network import FakeNic, frame, running_loop
+from tests.support.process import descriptors
 
 
 def config(kind: str, tmp_path: Path) -> NetConfig:
@@ -24,7 +24,7 @@ def config(kind: str, tmp_path: Path) -> NetConfig:
 def test_one_loop_after_another(kind: str, tmp_path: Path) -> None:
     if kind == "user" and load() is None:
         pytest.skip("libslirp.so.0 is not installed (Debian: libslirp0)")
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     wire = open_netdev(config(kind, tmp_path))
     for detach in (True, False, False):  # a machine that crashed does not say good-bye
         with running_loop() as loop, socket.socket(socket.AF_UNIX) as peer:
@@ -47,7 +47,7 @@ def test_one_loop_after_another(kind: str, tmp_path: Path) -> None:
         wire.close()
         loop.turn()
     assert wire.counters.sent + wire.counters.dropped_tx == 4
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_a_dump_that_cannot_be_had_closes_the_wire(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import select
 import socket
@@ -21,6 +20,7 @@ from pyvmm.config import NetConfig
 from pyvmm.errors import ConfigError
 from tests.support.guestnet import Guest, dhcp, ip, ipv4, tcp, udp
 from tests.support.network import FakeNic, Loop, running_loop
+from tests.support.process import descriptors
 
 pytestmark = pytest.mark.skipif(load() is None, reason="libslirp.so.0 is not installed (Debian: libslirp0)")
 
@@ -409,17 +409,17 @@ def test_many_flows_are_bounded(loop: Loop) -> None:
     wire = guest.backend
     assert isinstance(wire, SlirpWire)
     wire._most_flows = 20
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     for port in range(200):
         guest.send_udp("10.0.2.2", 9, 20000 + port, b"x")
         guest.send_ip(ip("10.0.2.2"), 6, tcp(20000 + port, 1, 1, 0, 2))
         if port % 50 == 0:
             loop.turn()
-    assert len(os.listdir("/proc/self/fd")) <= before + 20
+    assert len(descriptors()) <= before + 20
     assert wire.counters.dropped_tx > 300
     guest.ping("10.0.2.2", 9)  # ICMP to the host itself needs no socket, but looks as if it might
     wire.close()
-    assert len(os.listdir("/proc/self/fd")) < before
+    assert len(descriptors()) < before
 
 
 @pytest.mark.parametrize("seed", range(8))
