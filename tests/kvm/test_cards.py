@@ -209,9 +209,6 @@ def test_start_and_stop_again_and_again() -> None:
     """At random moments, while the guest reads and writes: nothing stays behind, and nothing goes wrong."""
     rng = random.Random(1)
 
-    def descriptors() -> int:
-        return len(descriptors())
-
     before, threads = descriptors(), _count()
     kinds = set()
     for cycle in range(max(CYCLES // 2, 1)):

@@ -14,6 +14,7 @@ import pytest
 from pyvmm import iothread as module
 from pyvmm.errors import HostError
 from pyvmm.iothread import IoThread
+from tests.support.process import descriptors
 
 
 @pytest.fixture
@@ -137,9 +138,6 @@ def test_a_host_without_threads_is_told_once_per_try(monkeypatch: pytest.MonkeyP
 
 
 def test_start_and_stop_leave_no_descriptor_and_no_thread(doorbell: int) -> None:
-    def descriptors() -> int:
-        return len(descriptors())
-
     before, threads = descriptors(), _count()
     for _ in range(50):
         thread = IoThread(lambda error: None)
