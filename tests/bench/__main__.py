@@ -12,7 +12,7 @@ from tests.bench.contestants import Missing
 from tests.bench.sections import Section, update
 from tests.support.debian import DebianError
 
-NAMES = ("startup", "exits", "observers", "serial", "gil", "linux", "disk", "disk_linux", "network", "network_linux")
+NAMES = ("startup", "exits", "observers", "serial", "gil", "locks", "linux", "disk", "disk_linux", "network", "network_linux")
 
 
 def main() -> int:

@@ -1,20 +1,25 @@
 """Two vCPUs and a disk's I/O thread in one machine, measured from inside: who waits for Python's lock, and how long.
 
-    python -m tests.bench.gil_inside IMAGE REQUESTS INTERVAL [--alone] [--vcpu]
+    python -m tests.bench.gil_inside IMAGE REQUESTS INTERVAL [--alone] [--vcpu] [--locks]
 
 vCPU 0 runs guests/bench-blk on the raw image IMAGE, vCPU 1 does OUT after OUT to a port nobody else claims. INTERVAL is
 sys.setswitchinterval's, in seconds. --alone: without vCPU 1. --vcpu: requests are served on vCPU 0's thread (ioeventfd=off). REQUESTS 0:
-vCPU 1 alone, for a second. Prints "requests exits nanoseconds", counted from the guest's line "go" to its "done".
+vCPU 1 alone, for a second. Prints "requests exits nanoseconds", counted from the guest's line "go" to its "done". --locks: and a line of
+JSON, for each thread how long it held the machine lock each time and how long it waited where somebody else had it, in nanoseconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 from pyvmm import iothread
+from pyvmm import machine as machine_module
 from pyvmm.backends.block.backend import open_drive
 from pyvmm.backends.console import Console
 from pyvmm.config import BootConfig, Config, DeviceConfig, DriveConfig, SerialConfig
@@ -25,6 +30,40 @@ from tests.bench import contestants
 
 _CODE, _PORT = 64 * MIB, 0x10
 _FOREVER = 0xFFFF_FFFF
+
+
+class TimedLock:
+    """A lock that keeps who held it how long, and who waited for it; ``on`` tells whether it does."""
+
+    on = False
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since = 0
+        self.held: dict[int, list[int]] = {}  # by thread
+        self.waited: dict[int, list[int]] = {}
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        asked = 0
+        if not self._lock.acquire(False):
+            asked = time.perf_counter_ns()
+            if not self._lock.acquire(blocking, timeout):
+                return False
+        self._since = time.perf_counter_ns()
+        if asked and self.on:
+            self.waited.setdefault(threading.get_ident(), []).append(self._since - asked)
+        return True
+
+    def release(self) -> None:
+        if self.on:
+            self.held.setdefault(threading.get_ident(), []).append(time.perf_counter_ns() - self._since)
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 class Counter:
@@ -51,6 +90,7 @@ class Marks(Console):
     def __init__(self, exits: Counter) -> None:
         super().__init__()
         self.exits = exits
+        self.locks: list[TimedLock] = []  # the machine's
         self.output = b""
         self.marks: list[tuple[int, int]] = []
 
@@ -61,6 +101,8 @@ class Marks(Console):
 
     def mark(self) -> None:
         self.marks.append((time.perf_counter_ns(), self.exits.count))
+        for lock in self.locks:
+            lock.on = not lock.on
 
 
 def _start_second(machine: Machine) -> None:
@@ -75,6 +117,38 @@ def _start_second(machine: Machine) -> None:
     second.set_mp_state(uapi.KVM_MP_STATE_RUNNABLE)
 
 
+def _time_locks(made: list[TimedLock]) -> None:
+    """The next machine's lock is a timed one."""
+
+    def make() -> Any:
+        if made:
+            return threading.Lock()  # ``resting``
+        made.append(TimedLock())
+        return made[0]
+
+    machine_module.Lock = make  # type: ignore[attr-defined]
+
+
+def _names(machine: Machine) -> dict[int, str]:
+    """Filled as they come to KVM_RUN: thread -> what it is."""
+    names = {threading.get_ident(): "I/O loop"}
+    for index, loop in enumerate(machine.runloops):
+
+        def run(index: int = index, run: Callable[[], None] = loop.run) -> None:
+            names[threading.get_ident()] = f"vCPU {index}"
+            run()
+
+        loop.run = run  # type: ignore[method-assign]
+    return names
+
+
+def _threads(lock: TimedLock, names: dict[int, str]) -> dict[str, dict[str, list[int]]]:
+    return {
+        names.get(each, "others"): {"held": held, "waited": lock.waited.get(each, [])}
+        for each, held in sorted(lock.held.items(), key=lambda item: names.get(item[0], "others"))
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("image")
@@ -82,6 +156,7 @@ def main() -> int:
     parser.add_argument("interval", type=float)
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--vcpu", action="store_true")
+    parser.add_argument("--locks", action="store_true")
     options = parser.parse_args()
     iothread._SWITCH_SECONDS = options.interval
     sys.setswitchinterval(options.interval)
@@ -95,6 +170,8 @@ def main() -> int:
     exits = Counter()
     console = Marks(exits)
     disk = open_drive(drive)
+    if options.locks:
+        _time_locks(console.locks)
     with Machine(config, [console], drives={"disk": disk}) as machine:
         machine.ports.add(_PORT, 1, exits)
         if not options.alone:
@@ -108,6 +185,7 @@ def main() -> int:
                 machine.stop()
 
             threading.Timer(1, expire).start()
+        names = _names(machine)
         machine.run(timeout=100)
     disk.close()
     if len(console.marks) != 2:
@@ -115,6 +193,8 @@ def main() -> int:
         return 1
     (begin, before), (end, after) = console.marks
     print(options.requests, after - before, end - begin)
+    if options.locks:
+        print(json.dumps({"nanoseconds": end - begin, "threads": _threads(console.locks[0], names)}))
     return 0
 
 
