@@ -9,6 +9,7 @@ What must hold, and how:
   a timer calls a device (``IoLoop.drain``). No device can tell that a write has waited. One kind of exit only looks at the ring
   (``RunLoop.patient``): a read of LSR, whose answer no byte that waits can change. Handing over each byte as the guest polls for
   the next cost twice what the exit did. A guest that looks twice without writing waits for something else: what it wrote comes out.
+  It is by far the most frequent exit of a kernel that boots, so it has a handler of its own (``CoalescedSerial.poll``).
 * Nothing stays unseen where time matters: who has such writes arms a timer, which wakes the I/O loop.
 * A guest that rarely writes never pays for it: a zone comes after STREAK such writes, as registering one waits for all vCPUs.
 * No zone, no price: the loops do not even ask.
@@ -19,7 +20,7 @@ from __future__ import annotations
 from struct import Struct
 from time import monotonic_ns
 
-from pyvmm.devices.serial import LSR
+from pyvmm.devices.serial import LSR, LSR_EMPTY
 from pyvmm.errors import KvmError
 from pyvmm.kvm import structs, uapi
 from pyvmm.layout import PAGE
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.pci.function import Bar
     from pyvmm.devices.serial import Serial
     from pyvmm.machine import Machine
+    from pyvmm.runloop import Handler, RunLoop
 
 STREAK = 64
 TICK_NS = 20_000_000
@@ -60,9 +62,9 @@ class CoalescedRing:
         self.users: list[CoalescedSerial | CoalescedRegisters] = []
         self.take_port: Callable[[bytes], None]
         self.forbidden = False
-        self.patient: dict[tuple[Any, int], Callable[[], None]] = {}  # for every run loop while there is a zone
+        self.patient: dict[tuple[Any, int], Callable[[RunLoop, memoryview, int], Handler]] = {}  # every run loop's, from the first zone on
+        self.indices: memoryview | None = None  # first and last, likewise; until ``close``
         self._zones = 0
-        self._seen = 0
         self._draining = False
 
     def add(self, base: int, length: int, pio: bool) -> bool:
@@ -75,10 +77,12 @@ class CoalescedRing:
         except KvmError:
             return False
         self._zones += 1
-        if self._zones == 1:
+        if self.indices is None:
             ring = vm.check_extension(uapi.KVM_CAP_COALESCED_MMIO) * PAGE
             self._page = self.machine.vcpus[0].page[ring : ring + PAGE]  # the VM's: every vCPU's mapping shows the same page
-            self._indices = self._page.cast("I")
+            self.indices = self._page.cast("I")
+            self.machine.at_end.append(self.close)
+        if self._zones == 1:
             self._tell(self.drain)
         return True
 
@@ -89,8 +93,6 @@ class CoalescedRing:
         self._zones -= 1
         if not self._zones:
             self._tell(None)
-            self._indices.release()
-            self._page.release()
 
     def _tell(self, drain: Callable[[], None] | None) -> None:
         self.machine.loop.drain = drain
@@ -100,16 +102,10 @@ class CoalescedRing:
                 loop.patient = self.patient
                 self.machine.ports.refresh()  # it finds its handlers anew
 
-    def look(self) -> None:
-        """Drains only when nothing was added since the last look. In place of ``drain``, before a patient read."""
-        last = self._indices[1]
-        if last == self._seen:
-            self.drain()
-        self._seen = last
-
     def drain(self) -> None:
         """Hands queued writes to their devices, in order. With the machine lock held."""
-        indices = self._indices
+        indices = self.indices
+        assert indices is not None
         first, last = indices[0], indices[1]
         if first == last or self._draining:
             return
@@ -137,6 +133,14 @@ class CoalescedRing:
         """No zones for now; they may come again while the guest runs."""
         for user in self.users:
             user.stop()
+
+    def close(self) -> None:
+        """The run is over: no zones, and nobody holds the vCPU's page any more."""
+        self.stop()
+        if self.indices is not None:
+            self.indices.release()
+            self._page.release()
+            self.indices = None
 
 
 class CoalescedSerial:
@@ -166,7 +170,7 @@ class CoalescedSerial:
         self._write = mapping.write
         mapping.write = self.write
         ring.take_port = self._take
-        ring.patient[serial.read, LSR] = ring.look  # whoever taps the port reads by another function, and sees all in order
+        ring.patient[serial.read, LSR] = self.poll  # whoever taps the port reads by another function, and sees all in order
         ring.users.append(self)
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -182,6 +186,28 @@ class CoalescedSerial:
                 self._streak = 0
                 if self.serial.polled:
                     self.start()
+
+    def poll(self, loop: RunLoop, cells: memoryview, index: int) -> Handler:
+        """A run loop's handler for reads of LSR, the answer into an item of its page.
+
+        While the guest prints, each finds one more byte in the ring and nothing else in LSR. Both can be seen without the machine lock: one
+        word and one attribute, and LSR is EMPTY only where a read with the lock, a moment before or after, would find it so.
+        """
+        serial, lock, indices, seen = self.serial, loop.lock, self.ring.indices, -1
+        assert indices is not None
+
+        def handler() -> None:
+            nonlocal seen
+            last = indices[1]
+            if last != seen and serial.state.lsr == LSR_EMPTY:
+                seen = last
+                cells[index] = LSR_EMPTY
+                return
+            with lock:
+                loop.look()
+                cells[index] = serial.read(LSR, 1)
+
+        return handler
 
     def start(self) -> None:
         """Registers the zone."""

@@ -90,7 +90,7 @@ class RunLoop:
         exits: exit reason -> handler. Observers swap entries, by ``observe``.
         retries: how often KVM_RUN came back with EAGAIN.
         drain: empties the coalesced ring before a device sees a later access; None while no zone is registered.
-        patient: (a device's read, offset) -> what is called in place of ``drain`` before it: what waits cannot change the answer.
+        patient: (a device's read, offset) -> who makes a handler for it (loop, cells, index of the answer): what waits cannot change that.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RunLoop:
         self._observers: list[Observer] = []
         self.retries = 0
         self.drain: Callable[[], None] | None = None
-        self.patient: dict[tuple[Any, int], Callable[[], None]] = {}
+        self.patient: dict[tuple[Any, int], Callable[[RunLoop, memoryview, int], Handler]] = {}
         port_handlers = _PortHandlers(self)
         ports.on_change.append(port_handlers.clear)
         mmio_handlers = _MmioHandlers(self)
@@ -119,7 +119,7 @@ class RunLoop:
         self.exits.update(self.handlers)
 
     def look(self) -> None:
-        """Drains, if there is a zone: what comes before a read that is not patient."""
+        """Drains, if there is a zone."""
         if self.drain is not None:
             self.drain()
 
@@ -228,16 +228,18 @@ def _port_in(loop: RunLoop, port: int, size: int, count: int) -> Handler:
     offset, read, _ = loop.ports.find(port, size)
     at = loop.vcpu.words[10]
     cell = _cell(loop.vcpu, size, at)
-    look = loop.patient.get((read, offset), loop.look)
     if count != 1 or cell is None:
-        return _in_pieces(loop, look, offset, size, range(at, at + count * size, size), read)
+        return _in_pieces(loop, offset, size, range(at, at + count * size, size), read)
     cells, index = cell
+    patient = loop.patient.get((read, offset))
+    if patient is not None:
+        return patient(loop, cells, index)
 
     def handler() -> None:
         acquire()
         try:
             if loop.drain is not None:
-                look()
+                loop.drain()
             cells[index] = read(offset, size)
         finally:
             release()
@@ -245,14 +247,14 @@ def _port_in(loop: RunLoop, port: int, size: int, count: int) -> Handler:
     return handler
 
 
-def _in_pieces(loop: RunLoop, look: Callable[[], None], offset: int, size: int, places: range, read: Read) -> Handler:
+def _in_pieces(loop: RunLoop, offset: int, size: int, places: range, read: Read) -> Handler:
     """String input (KVM batches up to a page), and what is not one item of the page."""
     page, lock, pack_into = loop.vcpu.page, loop.lock, _BY_SIZE[size].pack_into
 
     def handler() -> None:
         with lock:
             if loop.drain is not None:
-                look()
+                loop.drain()
             for at in places:
                 pack_into(page, at, read(offset, size))
 
@@ -316,7 +318,7 @@ def _mmio_read(loop: RunLoop, address: int, size: int) -> Handler:
     offset, read, _ = loop.mmio.find(address, size)
     cell = _cell(loop.vcpu, size, structs.RUN_MMIO_DATA)
     if cell is None:
-        return _in_pieces(loop, loop.look, offset, size, range(structs.RUN_MMIO_DATA, structs.RUN_MMIO_DATA + 1), read)
+        return _in_pieces(loop, offset, size, range(structs.RUN_MMIO_DATA, structs.RUN_MMIO_DATA + 1), read)
     cells, index = cell
 
     def handler() -> None:

@@ -11,10 +11,11 @@ import pytest
 from pyvmm.bus import Bus
 from pyvmm.coalesce import IDLE_TICKS, STREAK, CoalescedRegisters, CoalescedRing, CoalescedSerial
 from pyvmm.devices.pci.function import Bar
-from pyvmm.devices.serial import Serial
+from pyvmm.devices.serial import LSR_BI, LSR_DR, LSR_EMPTY, Serial, SerialState
 from pyvmm.errors import KvmError
 from pyvmm.events import Access
 from pyvmm.kvm import structs
+from pyvmm.threads import Lock
 from tests.support.fakes import ByteSink, FakeLine, FakeTimer
 
 RING = 2 * 4096  # where the kernel says it is
@@ -28,7 +29,8 @@ class Rig:
         self.page = memoryview(bytearray(3 * 4096))
         self.zones: list[bool] = []
         self.timers: list[FakeTimer] = []
-        self.loop: Any = SimpleNamespace(drain=None, patient={})
+        self.lock = Lock()
+        self.loop: Any = SimpleNamespace(drain=None, patient={}, lock=self.lock, look=lambda: self.loop.drain and self.loop.drain())
         vm = SimpleNamespace(check_extension=lambda _: capable, coalesce=lambda base, size, pio, on=True: self.zones.append(on))
         self.bus = Bus("pio", 0x1_0000)
         machine: Any = SimpleNamespace(
@@ -37,7 +39,9 @@ class Rig:
             vcpus=[SimpleNamespace(page=self.page)],
             runloops=[self.loop],
             loop=SimpleNamespace(make_timer=self.make_timer, drain=None),
+            at_end=[],
         )
+        self.machine = machine
         self.sink = ByteSink()
         self.serial = Serial("serial0", FakeLine(), self.sink)
         self.mapping = self.bus.add(THR, 8, self.serial, 1)
@@ -100,22 +104,70 @@ def test_drain_hands_over_in_order_and_in_one_piece(rig: Rig) -> None:
     assert rig.sink.writes == [b"abc"]
 
 
-def test_a_look_drains_once_nothing_is_added(rig: Rig) -> None:
-    (key,) = rig.loop.patient
-    assert key == (rig.bus.find(THR + LSR_OFFSET, 1)[1], LSR_OFFSET)
-    look = rig.loop.patient[key]
+class Poller:
+    """The run loop's handler for reads of LSR; calling it reads."""
+
+    def __init__(self, rig: Rig) -> None:
+        ((key, make),) = rig.loop.patient.items()
+        assert key == (rig.bus.find(THR + LSR_OFFSET, 1)[1], LSR_OFFSET)
+        self.answer = memoryview(bytearray(3))
+        self.handler = make(rig.loop, self.answer, 1)
+
+    def __call__(self) -> int:
+        self.answer[1] = 0xEE
+        self.handler()
+        return self.answer[1]
+
+
+def test_a_poll_drains_once_nothing_is_added(rig: Rig) -> None:
+    poll = Poller(rig)
     for byte in b"abc":
         rig.queue(bytes([byte]))
-        look()
+        assert poll() == LSR_EMPTY
         assert rig.sink.writes == []
-    look()
+    assert poll() == LSR_EMPTY
     assert rig.sink.writes == [b"abc"]
-    look()
+    poll()
     rig.queue(b"d")
-    look()
+    poll()
     assert rig.sink.writes == [b"abc"]
     rig.loop.drain()
     assert rig.sink.writes == [b"abc", b"d"]
+
+
+def test_a_poll_takes_the_lock_for_what_is_more_than_a_look(rig: Rig) -> None:
+    poll, locked = Poller(rig), []
+    rig.serial.output = lambda data: locked.append(rig.lock.locked())
+    rig.queue(b"a")
+    with rig.lock:
+        assert poll() == LSR_EMPTY, "or it would wait here for ever"
+    assert poll() == LSR_EMPTY
+    assert locked == [True] and not rig.lock.locked()
+
+
+@pytest.mark.parametrize("mode", ["zone", "no zone"])
+def test_a_poll_finds_what_came_in(rig: Rig, mode: str) -> None:
+    poll = Poller(rig)
+    if mode == "no zone":
+        rig.coalesced.stop()
+    assert rig.serial.receive(b"x") == 1
+    for _ in range(2):
+        rig.queue(b"a") if mode == "zone" else None
+        assert poll() == LSR_EMPTY | LSR_DR
+    assert rig.sink.data == (b"aa" if mode == "zone" else b""), "who has more to say drains"
+    assert rig.bus.read(THR, 1) == ord("x")
+    assert poll() == LSR_EMPTY
+    rig.serial.state = SerialState(lsr=LSR_EMPTY | LSR_BI, rx=[LSR_BI << 8])  # a snapshot was loaded
+    assert (poll(), poll()) == (LSR_EMPTY | LSR_BI, LSR_EMPTY | LSR_DR), "reading clears"
+
+
+def test_nobody_holds_the_page_when_the_run_is_over(rig: Rig) -> None:
+    poll = Poller(rig)
+    rig.coalesced.stop()
+    poll()
+    (finish,) = rig.machine.at_end
+    finish()
+    assert rig.coalesced.ring.indices is None
 
 
 def test_run_loops_learn_of_it_with_the_first_zone() -> None:

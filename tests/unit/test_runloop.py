@@ -309,15 +309,23 @@ def test_the_ring_is_drained_before_a_device_sees_the_access(rig: Rig, make: Exi
     assert rig.device.seen or rig.memory.seen
 
 
-def test_a_patient_read_only_looks_at_the_ring(rig: Rig) -> None:
+def test_a_patient_read_has_a_handler_of_its_own(rig: Rig) -> None:
     calls: list[str] = []
-    rig.loop.patient[rig.device.read, 5] = lambda: calls.append("look")
-    rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
-    assert calls == [], "no zone, no price"
+
+    def make(loop: Any, cells: memoryview, index: int) -> Any:
+        def handler() -> None:
+            calls.append("patient")
+            cells[index] = 0x77
+
+        return handler
+
+    rig.loop.patient[rig.device.read, 5] = make
     rig.loop.drain = lambda: calls.append("drain")
     rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
+    assert calls == ["patient"] and rig.vcpu.page[PIO_DATA] == 0x77
+    calls.clear()
     rig.run(lambda vcpu: vcpu.io(0, 0x105, 1, b"", 3))
-    assert calls == ["look"] * 2 and rig.vcpu.page[PIO_DATA : PIO_DATA + 3].tobytes() == bytes([0x13, 0x14, 0x15])
+    assert calls == ["drain"] and rig.vcpu.page[PIO_DATA : PIO_DATA + 3].tobytes() == bytes([0x11, 0x12, 0x13]), "string input is not"
     calls.clear()
     rig.run(lambda vcpu: vcpu.io(0, 0x104, 1))
     rig.run(out(0x105, b"x"))
@@ -327,7 +335,7 @@ def test_a_patient_read_only_looks_at_the_ring(rig: Rig) -> None:
     rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
     undo()
     rig.run(lambda vcpu: vcpu.io(0, 0x105, 1))
-    assert calls == ["drain", "look"], "who watches sees all in its order"
+    assert calls == ["drain", "patient"], "who watches sees all in its order"
 
 
 # --- how KVM_RUN ends ---------------------------------------------------------------------------------------------------
