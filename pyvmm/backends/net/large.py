@@ -43,10 +43,12 @@ TSO4, TSO6 = 2, 4  # of NetBackend.set_offload
 _LEAST_MSS = 64  # a hostile guest's MSS of 1 would have each segment cut into 16,000; other stacks have a bound too
 _FLOWS = 4096  # connections whose MSS is known; a long-lived one that is forgotten gets the default below
 _SYN_MAX = ETH_HEADER + 40 + 60  # a SYN has no data: IPv6 header, longest TCP header
+_SYN_MIN = ETH_HEADER + 40
 _SYN, _MSS = 2, 2
 _DEFAULT_MSS = {True: 536, False: 1220}  # IPv4, IPv6 without the option (RFC 9293 3.7.1)
 _UDP = 17
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
+_HEADER = struct.Struct("<BBHHHH")  # of a virtio_net_hdr all but the number of buffers
 
 
 class LargeFrames:
@@ -75,7 +77,7 @@ class LargeFrames:
             if whole is None:
                 return [bytes(piece) for piece in complete(frame, header)]
             data = bytes(whole)
-        if len(data) <= _SYN_MAX:
+        if _SYN_MIN <= len(data) <= _SYN_MAX and (data[23] == PROTOCOL_TCP or data[20] == PROTOCOL_TCP):
             at = _tcp(data)
             if at and data[at + 13] & _SYN:
                 data = self._opened(data, at)
@@ -107,11 +109,12 @@ class LargeFrames:
         """What the card gets for a frame of the stack's: frames with their virtio_net_hdr, if they need one."""
         size = len(frame)
         if size <= _SYN_MAX:
-            at = _tcp(frame)
-            if at and frame[at + 13] & _SYN:
-                field = _mss_field(frame, at)
-                if field:  # it tells the MTU of its interface, which is none of the guest's
-                    frame = _with_mss(frame, at, field, MTU - (at - ETH_HEADER) - TCP_HEADER)
+            if size >= _SYN_MIN and (frame[23] == PROTOCOL_TCP or frame[20] == PROTOCOL_TCP):
+                at = _tcp(frame)
+                if at and frame[at + 13] & _SYN:
+                    field = _mss_field(frame, at)
+                    if field:  # it tells the MTU of its interface, which is none of the guest's
+                        frame = _with_mss(frame, at, field, MTU - (at - ETH_HEADER) - TCP_HEADER)
             return [(frame, None)]
         if size <= self._least:
             return [(frame, None)]
@@ -169,14 +172,14 @@ def _with_mss(frame: bytes, at: int, field: int, mss: int) -> bytes:
 
 def _whole(frame: Buffer, header: Buffer, mtu: int) -> bytearray | None:
     """A frame with its checksum put in, not cut. None: the stack would not take it so, or it is nonsense."""
-    flags, kind, _, _, start, field = struct.unpack_from("<BBHHHH", header)
-    kind &= ~GSO_ECN
+    flags, kind, _, _, start, field = _HEADER.unpack_from(header)
     if not flags & NEEDS_CSUM:
         return None
     data = bytearray(frame)
-    if kind == GSO_NONE and field == 6 and data[12:14] == _IPV4 and len(data) >= start + 8 > 41 and data[23] == _UDP:
+    if not kind and field == 6 and 34 <= start <= len(data) - 8 and data[23] == _UDP and data[12:14] == _IPV4:
         data[start + 6 : start + 8] = b"\0\0"  # "none" (RFC 768): it goes no farther than to the stack in this process
         return data
+    kind &= ~GSO_ECN
     if kind != GSO_NONE:
         length = len(data) - ETH_HEADER
         ipv4 = kind == GSO_TCPV4

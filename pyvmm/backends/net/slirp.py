@@ -37,6 +37,7 @@ QUEUE = 512  # frames for the guest; libslirp has few under way, the guest's TCP
 _IDLE_MS = 1000  # pollfds_fill's answer when nothing is due: wait for ever
 _FOR_EVER = 0xFFFF_FFFF
 _LOOK, _CALL = 1, 2  # what is waited for may be something else now; and the library may have something to do by itself
+_CONCERNS = {1: 0, 6: _LOOK, 17: 0}  # by IP protocol
 _FLOWS = 4096  # sockets of the guest's at most; half of what `ulimit -n` allows if that is less
 
 _EVENTS = ((1, select.EPOLLIN), (2, select.EPOLLOUT), (4, select.EPOLLPRI), (8, select.EPOLLERR), (16, select.EPOLLHUP))
@@ -147,7 +148,10 @@ class SlirpWire(Wire):
             self._library.input(self._slirp, data, len(data))
         if self._failure is not None:
             self._check()
-        self._asked = max(self._asked, _concerns(pieces[0]))
+        if self._asked < _CALL:
+            asked = _concerns(pieces[0])
+            if asked > self._asked:
+                self._asked = asked
 
     def flush(self) -> None:
         if self._paused or self._delivering or self._loop is None:
@@ -355,9 +359,8 @@ class SlirpWire(Wire):
 
 def _concerns(frame: bytes) -> int:
     """What a frame of the guest's may have changed, beside sockets that came or went."""
-    if frame[12:14] == b"\x08\x00" and len(frame) > 34 and not (frame[20] << 8 | frame[21]) & 0x3FFF:
-        protocol = frame[23]
-        return _LOOK if protocol == 6 else 0 if protocol in (1, 17) else _CALL
+    if len(frame) > 34 and frame[12:14] == b"\x08\x00" and not (frame[20] & 0x3F or frame[21]):
+        return _CONCERNS.get(frame[23], _CALL)
     return _CALL  # ARP lets packets go that waited for it, a fragment starts a clock
 
 

@@ -126,13 +126,16 @@ class Interrupts:
 
     def write_ims(self, value: int) -> None:
         """Enables; a cause that came while it was masked interrupts now (13.4.20)."""
-        self.regs[IMS] |= value & CAUSES
-        self.update()
+        regs = self.regs
+        regs[IMS] |= value & CAUSES
+        if regs[ICR] and not self.level:  # more bits in the mask never end an interrupt
+            self.update()
 
     def write_imc(self, value: int) -> None:
         """Disables (13.4.21)."""
         self.regs[IMS] &= ~value
-        self.update()
+        if self.level:
+            self.update()
 
     def write_itr(self, value: int) -> None:
         """A new distance holds from the last interrupt on."""

@@ -323,6 +323,7 @@ class Mac:
     @property
     def state(self) -> MacState:
         """A snapshot's worth; parts of it are the live ones."""
+        self.stats.settle()
         return MacState(
             regs=self.regs,
             counts=self.stats.counts,
@@ -339,7 +340,7 @@ class Mac:
     def state(self, state: MacState) -> None:
         self.regs.clear()
         self.regs.update(state.regs)
-        self.stats.counts.clear()
+        self.stats.reset()
         self.stats.counts.update(state.counts)
         self.eeprom.state, self.phy.state, self.transmitter.state = state.eeprom, state.phy, state.transmit
         self.interrupts.last, self.interrupts.level, self.interrupts.late = state.raised, state.level, state.late

@@ -16,9 +16,10 @@ class Context:
         start, field, end: the same for TCP or UDP.
         tcp: else UDP; ipv4: else IPv6.
         header: bytes of all headers; mss: payload bytes a segment.
+        checksum: the offload header for a TCP or UDP checksum that is left to others; None: it cannot be said so.
     """
 
-    __slots__ = ("ip_start", "ip_field", "ip_end", "start", "field", "end", "tcp", "ipv4", "header", "mss")
+    __slots__ = ("ip_start", "ip_field", "ip_end", "start", "field", "end", "tcp", "ipv4", "header", "mss", "checksum")
 
     def __init__(self, low: int, high: int) -> None:
         ip_end, end = low >> 16 & 0xFFFF, low >> 48
@@ -32,6 +33,8 @@ class Context:
         self.ipv4 = bool(high & _IPV4)
         self.header = high >> 40 & 0xFF
         self.mss = high >> 48
+        say = self.end is None and self.start <= self.field
+        self.checksum = OFFLOAD_HEADER.pack(NEEDS_CSUM, 0, 0, 0, self.start, self.field - self.start, 0) if say else None
 
 
 def insert_checksums(frame: bytearray, options: int, at: Context) -> None:
@@ -62,7 +65,7 @@ def hand_over(frame: bytearray, options: int, at: Context, tso: bool, moved: int
         None when there is nothing to leave, or no way to say it; else ``frame`` is prepared accordingly.
     """
     size = len(frame)
-    if not options & TXSM or at.end is not None or not at.start <= at.field <= size - 2 or at.start >= size:
+    if not options & TXSM or at.checksum is None or at.field > size - 2:
         return None
     kind = mss = header = 0
     if tso:
@@ -79,6 +82,8 @@ def hand_over(frame: bytearray, options: int, at: Context, tso: bool, moved: int
         frame[at.field : at.field + 2] = (seed % 0xFFFF).to_bytes(2, "big")
     if options & IXSM:
         put_checksum(frame, at.ip_start, at.ip_field, at.ip_end)
+    if not kind and not moved:
+        return at.checksum
     return OFFLOAD_HEADER.pack(NEEDS_CSUM, kind, header, mss, at.start + moved, at.field - at.start, 0)
 
 

@@ -192,8 +192,6 @@ class Receiver:
         if size < MIN_FRAME:
             size = MIN_FRAME
         self.stats.received(frame, size)
-        self.stats.counts[TPR] += 1
-        self.stats.counts[TOR] += size + FCS
         self.post(causes)
         return True
 

@@ -1,4 +1,7 @@
-"""The statistics registers (SDM 13.7): reading clears, and a counter stays at its highest value."""
+"""The statistics registers (SDM 13.7): reading clears, and a counter stays at its highest value.
+
+A frame adds to five or six of them. It is only noted here by its length; the sums are done when somebody wants a counter.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,41 @@ MPC, XONRXC, XOFFRXC, GPRC, BPRC, MPRC, GPTC = 0x4010, 0x4048, 0x4050, 0x4074, 0
 GORC, GOTC, RNBC, RUC, ROC, TOR, TOT = 0x4088, 0x4090, 0x40A0, 0x40A4, 0x40AC, 0x40C0, 0x40C8
 TPR, TPT, MPTC, BPTC, TSCTC, TSCTFC = 0x40D0, 0x40D4, 0x40F0, 0x40F4, 0x40F8, 0x40FC
 _RECEIVED, _SENT = COUNTERS["PRC64"], COUNTERS["PTC64"]
+_RECEIVED_SUMS, _SENT_SUMS = (GPRC, TPR, GORC, TOR), (GPTC, TPT, GOTC, TOT)  # frames, frames, bytes, bytes
 _BROADCAST = b"\xff" * 6
 
 
 class Stats:
-    """All counters, by offset; 64-bit ones under that of their low half."""
+    """All counters.
+
+    Attributes:
+        counts: by offset, 64-bit ones under that of their low half; complete after ``settle``.
+    """
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(COUNTERS.values(), 0)
+        self._received: dict[int, int] = {}  # length with FCS: how many frames since ``settle``
+        self._sent: dict[int, int] = {}
 
     def reset(self) -> None:
         """All to 0."""
+        self._received.clear()
+        self._sent.clear()
         for offset in self.counts:
             self.counts[offset] = 0
+
+    def settle(self) -> None:
+        """Adds up what was noted."""
+        counts = self.counts
+        for noted, classes, sums in ((self._received, _RECEIVED, _RECEIVED_SUMS), (self._sent, _SENT, _SENT_SUMS)):
+            for size, frames in noted.items():
+                good, total, good_bytes, total_bytes = sums
+                counts[good] += frames
+                counts[total] += frames
+                counts[good_bytes] += frames * size
+                counts[total_bytes] += frames * size
+                counts[classes + _size_class(size)] += frames
+            noted.clear()
 
     def offsets(self) -> list[int]:
         """Every offset that ``read`` knows."""
@@ -40,6 +65,7 @@ class Stats:
 
     def read(self, offset: int) -> int:
         """A counter's value; it starts anew."""
+        self.settle()
         counts = self.counts
         if offset in counts:
             value = counts[offset]
@@ -53,25 +79,19 @@ class Stats:
 
     def received(self, frame: bytes, size: int) -> None:
         """A frame went to the guest; ``size`` without FCS."""
-        counts = self.counts
         size += 4
-        counts[GPRC] += 1
-        counts[GORC] += size
-        counts[_RECEIVED + _size_class(size)] += 1
+        noted = self._received
+        noted[size] = noted.get(size, 0) + 1
         if frame[0] & 1:
-            counts[BPRC if frame[:6] == _BROADCAST else MPRC] += 1
+            self.counts[BPRC if frame[:6] == _BROADCAST else MPRC] += 1
 
     def sent(self, frame: bytes | bytearray, size: int) -> None:
         """A frame went out; ``size`` without FCS."""
-        counts = self.counts
         size += 4
-        counts[GPTC] += 1
-        counts[TPT] += 1
-        counts[GOTC] += size
-        counts[TOT] += size
-        counts[_SENT + _size_class(size)] += 1
+        noted = self._sent
+        noted[size] = noted.get(size, 0) + 1
         if frame and frame[0] & 1:
-            counts[BPTC if frame[:6] == _BROADCAST else MPTC] += 1
+            self.counts[BPTC if frame[:6] == _BROADCAST else MPTC] += 1
 
 
 def _size_class(size: int) -> int:

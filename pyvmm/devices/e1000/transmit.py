@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # Descriptor, second quadword. Common to all kinds (3.3.3-3.3.7):
 EOP, IFCS, IC, TSE, RS, DEXT, VLE, IDE, DD = 1 << 24, 1 << 25, 1 << 26, 1 << 26, 1 << 27, 1 << 29, 1 << 30, 1 << 31, 1 << 32
-_CONTEXT, _DATA = 0, 1  # DTYP, bits 23:20 with DEXT
+_KIND, _CONTEXT, _DATA = DEXT | 0xF << 20, DEXT, DEXT | 1 << 20  # with DEXT, DTYP in bits 23:20
 _CONTEXT_KEY_SHIFT = 20  # PAYLEN below it changes from frame to frame and says nothing new
 
 MAX_GATHER = 0x1_0000 + 256  # 64 KiB and its headers
@@ -108,7 +108,7 @@ class Transmitter:
         self.state = TransmitState()
         self.ring: memoryview | None = None
         self.work = 0
-        self._contexts: dict[bool, tuple[int, int, offload.Context]] = {}  # by TSE, with the key it was decoded from
+        self._contexts = [(0, 0, offload.Context(0, 0))] * 2  # without and with TSE, behind the key it was decoded from
 
     def configure(self, dma: bool) -> None:
         """After a write to TCTL or the ring's place, or a change of the command register."""
@@ -143,21 +143,22 @@ class Transmitter:
         if head == tail or head >= count or tail >= count:
             return
         self.work = TURN
-        causes, late, step = 0, False, self.step
+        causes, late, step = 0, 0, self.step
         while head != tail:
-            high = ring[2 * head + 1]
-            step(head, ring[2 * head], high)
+            at = head + head
+            high = ring[at + 1]
+            step(head, ring[at], high)
             if high & RS:
-                ring[2 * head + 1] = high | DD
+                ring[at + 1] = high | DD
                 if high & IDE:
-                    late = True
+                    late = TXDW
                 else:
                     causes = TXDW
             head += 1
             if head == count:
                 head = 0
-            self.work -= 1
-            if self.work <= 0:
+            self.work = work = self.work - 1
+            if work <= 0:
                 break
         regs[TDH] = head
         if head == tail:
@@ -168,9 +169,9 @@ class Transmitter:
         if late:
             delay = self._delay()
             if delay:
-                self.interrupts.post_late(TXDW, delay)
+                self.interrupts.post_late(late, delay)
             else:
-                causes |= TXDW
+                causes |= late
         if causes:
             self.interrupts.post(causes)
 
@@ -182,23 +183,25 @@ class Transmitter:
     def step(self, index: int, low: int, high: int) -> None:
         """One descriptor; tracers replace this."""
         state = self.state
-        if not high & DEXT:
-            length = high & 0xFFFF
-            if not state.started:
-                state.started, state.options, state.tso = True, 0, False
-        elif high >> 20 & 0xF == _DATA:
+        kind = high & _KIND
+        if kind == _DATA:
             length = high & 0xF_FFFF
             if not state.started:
                 state.started, state.options, state.tso = True, high >> 40 & 0xFF, bool(high & TSE)
-        else:
-            if high >> 20 & 0xF == _CONTEXT:
-                if high & TSE:
-                    state.segmented = [low, high]
-                else:
-                    state.plain = [low, high]
+        elif kind == _CONTEXT:
+            if high & TSE:
+                state.segmented = [low, high]
+            else:
+                state.plain = [low, high]
             return
+        elif high & DEXT:  # a kind there is not
+            return
+        else:
+            length = high & 0xFFFF
+            if not state.started:
+                state.started, state.options, state.tso = True, 0, False
+        frame = state.frame
         if low and length:
-            frame = state.frame
             if len(frame) + length <= MAX_GATHER:
                 try:
                     frame += self.memory.view(low, length)
@@ -207,9 +210,7 @@ class Transmitter:
             else:
                 state.spoiled = True
         if high & EOP:
-            frame, spoiled = state.frame, state.spoiled
-            state.started = state.spoiled = False
-            state.frame = bytearray()
+            spoiled, state.started, state.spoiled, state.frame = state.spoiled, False, False, bytearray()
             if frame and not spoiled:
                 self.work -= len(frame) >> _UNIT_SHIFT
                 self.finish(frame, high)
@@ -236,13 +237,19 @@ class Transmitter:
     def _offloaded(self, frame: bytearray, tag: bytes) -> None:
         """A frame of data descriptors with work to do."""
         state = self.state
-        context, options, tso = self._context(state.tso), state.options, state.tso
+        options, tso = state.options, state.tso
+        low, high = state.segmented if tso else state.plain
+        known = self._contexts[tso]
+        if known[0] != low or known[1] != high >> _CONTEXT_KEY_SHIFT:
+            known = self._contexts[tso] = low, high >> _CONTEXT_KEY_SHIFT, offload.Context(low, high)
+        context = known[2]
         header = None
         if self.hand_over and (tso or len(frame) <= JUMBO_LIMIT):
             header = offload.hand_over(frame, options, context, tso, len(tag))
         counts = self.stats.counts
         if header is not None:
-            counts[TSCTC] += tso
+            if tso:
+                counts[TSCTC] += 1
             self.send(frame, tag, header)
         elif tso:
             pieces = offload.segments(frame, options, context)
@@ -253,14 +260,6 @@ class Transmitter:
         elif len(frame) <= JUMBO_LIMIT:
             offload.insert_checksums(frame, options, context)
             self.send(frame, tag)
-
-    def _context(self, tso: bool) -> offload.Context:
-        low, high = self.state.segmented if tso else self.state.plain
-        key = high >> _CONTEXT_KEY_SHIFT
-        cached = self._contexts.get(tso)
-        if cached is None or cached[0] != low or cached[1] != key:
-            cached = self._contexts[tso] = (low, key, offload.Context(low, high))
-        return cached[2]
 
     def send(self, frame: bytearray, tag: bytes, header: bytes | None = None) -> None:
         """A finished frame goes out; tracers replace this."""

@@ -119,6 +119,7 @@ class VirtioNet(VirtioDevice):
         self.wire_up = backend.link
         self.filter = Filter()
         self._mergeable = False
+        self._kinds = frozenset[int]()  # of segmentation, that this driver may leave to us together with a checksum
         self._limit = MAX_FRAME
         self._waiting = False  # the wire was refused a frame
         self._burst = False  # more frames follow: they are told of together
@@ -174,6 +175,7 @@ class VirtioNet(VirtioDevice):
         self._limit = self.mtu + ETH_HEADER + 4 if features & f.MTU else MAX_FRAME
         if self.state.offloads < 0:  # else they are from a snapshot
             self.state.offloads = features & _OFFLOADS
+        self._kinds = _kinds(features)
         self._configure()
         ring = queues[RX]
         if ring is not None:
@@ -369,39 +371,29 @@ class VirtioNet(VirtioDevice):
         if not ETH_HEADER <= size <= MAX_FRAME or not self.link:
             self.counts.tx_dropped += 1
             return 1
-        first = views[0]
-        if len(first) < HEADER or len(views) > 1:  # copied once: what the driver writes from here on changes nothing
-            data = memoryview(b"".join(views))
-            header, frame = data[:HEADER], data[HEADER:]
-        else:
-            header, frame = first[:HEADER], first[HEADER:]
-        fields = OFFLOAD_HEADER.unpack(header)
-        flags, kind = fields[0], fields[1]
+        data = views[0] if len(views) == 1 else memoryview(b"".join(views))
+        header, frame = bytes(data[:HEADER]), bytes(data[HEADER:])  # copied once: what the driver writes from here on changes nothing
+        flags, kind = header[0], header[1]
         if not flags & NEEDS_CSUM and kind == GSO_NONE:
-            self.backend.send(bytes(frame))
-        elif not self._may(flags, kind, fields[3]):
+            self.backend.send(frame)
+        elif not flags & NEEDS_CSUM or kind not in self._kinds or kind and header[4:6] == b"\0\0":  # no MSS
             self.counts.tx_dropped += 1
             return 1
         elif self.backend.offload:
-            self.backend.send(bytes(frame), OFFLOAD_HEADER.pack(NEEDS_CSUM, *fields[1:6], 0))
+            if flags != NEEDS_CSUM or header[10:] != b"\0\0":
+                header = bytes((NEEDS_CSUM,)) + header[1:10] + b"\0\0"
+            self.backend.send(frame, header)
         elif kind == GSO_NONE:
+            start, field = header[6] | header[7] << 8, header[8] | header[9] << 8
             work = bytearray(frame)
-            if not put_checksum(work, fields[4], fields[4] + fields[5]):
+            if not put_checksum(work, start, start + field):
                 self.counts.tx_dropped += 1
                 return 1
             self.backend.send(work)
         else:
-            return self._cut(frame, OFFLOAD_HEADER.pack(*fields))
+            return self._cut(frame, header)
         self.counts.sent += 1
         return 1 + (size >> _UNIT_SHIFT)
-
-    def _may(self, flags: int, kind: int, mss: int) -> bool:
-        """5.1.6.2.2: whether this driver may leave that to us, and says what is to be done."""
-        features = self.negotiated
-        if not features & f.CSUM or not flags & NEEDS_CSUM or kind & GSO_ECN and not features & f.HOST_ECN:
-            return False
-        gso = kind & ~GSO_ECN
-        return kind == GSO_NONE or bool(features & _HOST.get(gso, 0) and mss)
 
     def _cut(self, frame: Frame, header: bytes) -> int:
         """A large TCP frame for a wire that takes none; returns units of work."""
@@ -439,6 +431,12 @@ class VirtioNet(VirtioDevice):
         if done:
             self._configure()
         return done
+
+
+def _kinds(features: int) -> frozenset[int]:
+    """5.1.6.2.2: what a driver with these features may write into gso_type of a frame whose checksum is left to us."""
+    kinds = [GSO_NONE, *(kind for kind, feature in _HOST.items() if features & feature)] if features & f.CSUM else []
+    return frozenset(kinds + [kind | GSO_ECN for kind in kinds if kind and features & f.HOST_ECN])
 
 
 def _scatter(views: Views, data: Frame) -> None:

@@ -152,6 +152,12 @@ def test_a_datagrams_checksum_is_left_out() -> None:
     assert frame == packet[:40] + b"\0\0" + packet[42:]
 
 
+def test_a_datagram_that_ends_early_is_no_datagram() -> None:
+    packet = udp(bytes(20))
+    for size in range(14, 42):
+        assert LargeFrames().outward(packet[:size], header(1, 0, 0, 0, 34, 6)) == []
+
+
 def test_a_header_that_contradicts_its_frame_sends_nothing() -> None:
     packet = ipv4_tcp(bytes(3000))
     for wrong in ((0, 1, 54, 1448, 34, 16), (1, 3, 54, 1448, 34, 16), (1, 0, 0, 0, 5000, 16), (1, 1, 54, 0, 36, 16)):
