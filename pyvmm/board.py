@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.console import Console
     from pyvmm.bus import Mapping
-    from pyvmm.config import DeviceConfig
+    from pyvmm.config import Config, DeviceConfig
     from pyvmm.machine import Machine
 
 _CARDS = ("virtio-", "e1000")  # how names begin that are cards.py's
@@ -63,12 +63,18 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
     port(layout.PORT_POST, 1, PostPort(), width=1)
     port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
-    ram = [(region.gpa, region.size) for region in machine.memory.regions]
+    ram = layout.ram_regions(machine.memory.size)
     pci = machine.pci = PciBus(machine.ports, machine.mmio, ResetControl(stop), lambda line: lines.source(layout.PCI_IRQS[line]), ram)
     port(layout.PORT_PCI_CONFIG, 8, pci)
-    pci.plug(HostBridge(), 0)
+    firmware = _firmware(config)
+    pci.plug(HostBridge(firmware.SUBSYSTEM) if firmware else HostBridge(), 0)
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
-    port(layout.PORT_FW_CFG, FW_CFG_LENGTH, FwCfg(machine.memory, config.smp), width=8)
+    fw_cfg = FwCfg(machine.memory, config.smp)
+    port(layout.PORT_FW_CFG, FW_CFG_LENGTH, fw_cfg, width=8)
+    if firmware:
+        fw_cfg.items.update(firmware.items(config))
+        for name, data in firmware.files(config).items():
+            fw_cfg.add_file(name, data)
     if debugcon is not None:
         debugcon.attach(loop)
         port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)
@@ -81,6 +87,17 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
 
         machine.cards = machine.own(Cards(machine))
     pci.assign()
+    if firmware:
+        pci.hold_lines()
+
+
+def _firmware(config: Config) -> Any:
+    """The module for machines that start with one; None for others, which need not load it."""
+    if config.boot.fmt != "bios":
+        return None
+    from pyvmm.boot import firmware
+
+    return firmware
 
 
 def _optional(machine: Machine, device: DeviceConfig) -> None:

@@ -103,8 +103,8 @@ class Machine:
             from pyvmm.boot.detect import plan as make_plan
 
             plan = make_plan(config)
-        self.plan = plan.replace(writes=[])  # once it is loaded, the image's mapping goes: RSS would have it twice
-        self.memory: GuestMemory = GuestMemory(config.memory) if sleeper is None else sleeper.memory
+        self.plan = plan.replace(writes=[], rom=b"")  # once it is loaded, the image's mapping goes: RSS would have it twice
+        self.memory: GuestMemory = GuestMemory(config.memory, plan.rom) if sleeper is None else sleeper.memory
         self.ports = Bus("pio", 0x1_0000)
         self.mmio = Bus("mmio", 1 << 64)
         if config.list_unclaimed:

@@ -1,4 +1,4 @@
-"""Guest physical memory as the host holds it: one anonymous mapping, split around the hole below 4 GiB.
+"""Guest physical memory as the host holds it: one anonymous mapping, split around the hole below 4 GiB; a firmware's ROM at its end.
 
 Everything a device or boot loader does with guest memory comes through here, so here stands the one bounds check: any
 range that is not wholly inside one RAM region raises GuestFault. Ranges that cross the hole are outside by definition.
@@ -12,13 +12,14 @@ import struct
 
 from pyvmm.errors import ConfigError, GuestFault, HostError
 from pyvmm.kvm import native
-from pyvmm.layout import PAGE, RAM_MIN, ram_regions
+from pyvmm.layout import HIGH_RAM, PAGE, RAM_MIN, ram_regions
 from pyvmm.threads import Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+READ_ONLY = 2  # KVM_MEM_READONLY, <linux/kvm.h>: a write by the guest is an MMIO exit, which nobody answers
 _BEGIN = 16 << 20  # it begins at a multiple: of a huge page too, and host addresses end in the guest's (devices/virtio/indirect.py)
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python names it since 3.13
 
@@ -30,16 +31,18 @@ class Region:
         gpa, size: where the guest sees it, in bytes; both multiples of 4 KiB.
         view: writable memoryview of exactly these bytes.
         host_address: virtual address in this process, for KVM_SET_USER_MEMORY_REGION.
+        flags: READ_ONLY for ROM, else 0.
     """
 
-    __slots__ = ("gpa", "size", "end", "view", "host_address")
+    __slots__ = ("gpa", "size", "end", "view", "host_address", "flags")
 
-    def __init__(self, gpa: int, view: memoryview, host_address: int) -> None:
+    def __init__(self, gpa: int, view: memoryview, host_address: int, flags: int = 0) -> None:
         self.gpa = gpa
         self.size = len(view)
         self.end = gpa + self.size
         self.view = view
         self.host_address = host_address
+        self.flags = flags
 
 
 class Slot:
@@ -47,7 +50,7 @@ class Slot:
 
     Attributes:
         number, gpa, size, host_address: as KVM_SET_USER_MEMORY_REGION takes them.
-        flags: KVM_MEM_READONLY for a piece that the guest cannot write (a debugger's doing), else 0.
+        flags: KVM_MEM_READONLY for a piece that the guest cannot write (ROM, or a debugger's doing), else 0.
     """
 
     __slots__ = ("number", "gpa", "size", "host_address", "flags")
@@ -66,13 +69,17 @@ class GuestMemory:
     Args:
         size: bytes, a multiple of 4 KiB, at least 1 MiB. May exceed what the host has free (mapped without reserve:
             pages cost nothing until the guest touches them), not what the host has in all.
+        rom: what stands at the end of the first 4 GiB, whole pages. The guest's own copy: its processors cannot write it.
+
+    Attributes:
+        regions: ascending; RAM, and the ROM if there is one.
 
     Raises:
         ConfigError: size out of range.
         HostError: the host refuses the mapping.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, rom: bytes | memoryview = b"") -> None:
         if size < RAM_MIN or size % PAGE:
             raise ConfigError(f"guest memory of {size} bytes: give -m at least 1M, in multiples of 4 KiB")
         limit = host_memory()
@@ -80,7 +87,7 @@ class GuestMemory:
             raise ConfigError(f"guest memory of {size >> 20} MiB is more than this host has ({limit >> 20} MiB RAM and swap): lower -m")
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         try:
-            self.mapping = mmap.mmap(-1, size + _BEGIN, flags=flags)  # with room to begin where it should
+            self.mapping = mmap.mmap(-1, size + len(rom) + _BEGIN, flags=flags)  # with room to begin where it should
         except OSError as error:
             raise HostError(f"cannot map {size >> 20} MiB of guest memory: {error.strerror}; lower -m") from error
         self.size = size
@@ -92,7 +99,11 @@ class GuestMemory:
         for gpa, length in ram_regions(size):
             self.regions.append(Region(gpa, whole[offset : offset + length], base + offset))
             offset += length
-        self.slots = [Slot(at, region.gpa, region.size, region.host_address) for at, region in enumerate(self.regions)]
+        if rom:
+            view = whole[offset : offset + len(rom)]
+            view[:] = rom
+            self.regions.insert(1, Region(HIGH_RAM - len(rom), view, base + offset, READ_ONLY))
+        self.slots = [Slot(at, region.gpa, region.size, region.host_address, region.flags) for at, region in enumerate(self.regions)]
 
     def _ask_for_huge_pages(self, offset: int) -> None:
         """2 MiB at a time where the host has them, as QEMU asks for too: a fault for each 512 pages instead of one for each.

@@ -1,4 +1,5 @@
-"""ACPI tables (ACPI Specification 6.4, chapter 5): RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT in one block at 0xE0000.
+"""ACPI tables (ACPI Specification 6.4, chapter 5): RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT in one block at 0xE0000, or where a
+firmware puts them.
 
 They describe what the machine has, and only this: see ``pyvmm.layout`` for ports and lines. The fixed hardware is in
 ACPI mode from the start (no SMI command port), there are no general purpose events, S5 (power-off) is sleep type 0.
@@ -11,6 +12,7 @@ from struct import pack
 from pyvmm import layout
 from pyvmm.boot.dsdt import dsdt
 from pyvmm.boot.mptable import checksummed, ioapic_id, isa_pin, level_irqs
+from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,29 +37,56 @@ ALL_PROCESSORS = 0xFF
 # FADT (5.2.9): boot architecture flags and feature flags
 LEGACY_DEVICES, NO_VGA = 1 << 0, 1 << 2
 WBINVD, PROC_C1, SLP_BUTTON, FIX_RTC, RESET_REG_SUP = 1 << 0, 1 << 2, 1 << 5, 1 << 6, 1 << 10
+FADT_POINTERS = ((36, 4), (40, 4), (140, 8))  # (offset, bytes) of FIRMWARE_CTRL, DSDT, X_DSDT
+HEADER = 36  # bytes of a table before its contents (5.2.6); the check sum is the byte at 9
 SYSTEM_IO = 1  # generic address space id
 NOT_SUPPORTED_C2, NOT_SUPPORTED_C3 = 101, 1001  # latencies that say "no such state"
 
 
+class Tables(Record):
+    """All tables but the RSDP, as one block that begins with the FACS.
+
+    Fields:
+        block: the bytes.
+        rsdp: the 36 bytes that lead to it.
+        pointers: (offset in the block, bytes) of every address of something in the block.
+        summed: (offset, length) of each table with addresses in it: its check sum is its tenth byte.
+    """
+
+    block: bytes
+    rsdp: bytes
+    pointers: list[tuple[int, int]]
+    summed: list[tuple[int, int]]
+
+
 def acpi_tables(config: Config) -> tuple[int, bytes]:
     """All tables as one block: (gpa of the RSDP, bytes)."""
-    block = bytearray(64)  # the RSDP, and the FACS's alignment of 64 behind it
+    tables = tables_at(config, FACS)
+    assert FACS + len(tables.block) <= TABLES_END, "ACPI tables run into the MP table"
+    return RSDP, tables.rsdp.ljust(FACS - RSDP, b"\0") + tables.block
+
+
+def tables_at(config: Config, base: int) -> Tables:
+    """The tables for an address that is a multiple of 64, as the FACS must stand."""
+    block = bytearray()
 
     def add(table: bytes) -> int:
         block.extend(bytes(-len(block) % 16))
-        at = RSDP + len(block)
+        at = base + len(block)
         block.extend(table)
         return at
 
     facs_at = add(facs())
-    assert facs_at == FACS
     dsdt_at = add(table(b"DSDT", 2, dsdt(config)))
-    listed = [add(fadt(facs_at, dsdt_at)), add(madt(config))]
+    fadt_at = add(fadt(facs_at, dsdt_at))
+    listed = [fadt_at, add(madt(config))]
     rsdt_at = add(table(b"RSDT", 1, pack(f"<{len(listed)}I", *listed)))
     xsdt_at = add(table(b"XSDT", 1, pack(f"<{len(listed)}Q", *listed)))
-    block[:36] = rsdp(rsdt_at, xsdt_at)
-    assert RSDP + len(block) <= TABLES_END, "ACPI tables run into the MP table"
-    return RSDP, bytes(block)
+    pointers = [(fadt_at - base + at, size) for at, size in FADT_POINTERS]
+    pointers += [(rsdt_at - base + HEADER + 4 * at, 4) for at in range(len(listed))]
+    pointers += [(xsdt_at - base + HEADER + 8 * at, 8) for at in range(len(listed))]
+    summed = [(at - base, int.from_bytes(block[at - base + 4 : at - base + 8], "little")) for at in (fadt_at, rsdt_at, xsdt_at)]
+    return Tables(block=bytes(block), rsdp=rsdp(rsdt_at, xsdt_at), pointers=pointers, summed=summed)
 
 
 def table(signature: bytes, revision: int, body: bytes) -> bytes:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.boot.plan import BootPlan
     from pyvmm.config import Config
 
-FORMATS = ("auto", "flat16", "flat32", "flat64", "elf", "multiboot", "pvh", "linux", "linux32", "vmlinux")
+FORMATS = ("auto", "flat16", "flat32", "flat64", "elf", "multiboot", "pvh", "linux", "linux32", "vmlinux", "bios")
 
 ELF_MAGIC = b"\x7fELF"
 
@@ -42,7 +42,7 @@ MISTAKES = (
     (0, b"QFI\xfb", "is a qcow2 disk image: give it as a disk, and a kernel as -kernel"),
     (0, b"!<arch>\n", "is a library archive: link it"),
     (0x38, b"ARM\x64", "is a kernel for arm64: take one for x86"),
-    (0x8001, b"CD001", "is a CD image: booting one needs a BIOS, which pyvmm does not have"),
+    (0x8001, b"CD001", "is a CD image: there are no CD-ROM drives; a hybrid image boots as a disk: -bios FILE -drive file=IMAGE,format=raw,readonly=on"),
     (0, b"MZ", "is a PE (EFI or Windows) program: pyvmm has no EFI"),
 )
 
@@ -65,6 +65,10 @@ def plan(config: Config) -> BootPlan:
 
 def plan_image(image: Image, config: Config, fmt: str, rule: str) -> BootPlan:
     """The plan for an image whose format is known. Raises as ``plan`` does."""
+    if fmt == "bios":
+        from pyvmm.boot.firmware import plan as plan_firmware
+
+        return plan_firmware(image, config, rule)
     place = Placement(config.memory, image.path)
     if fmt in ("flat16", "flat32", "flat64"):
         from pyvmm.boot import flat as loader

@@ -45,7 +45,7 @@ def pci_root(config: Config) -> bytes:
         io(layout.PORT_PCI_CONFIG, 8),
         io_window(0, layout.PORT_PCI_CONFIG - 1),
         io_window(layout.PORT_PCI_CONFIG + 8, 0xFFFF),
-        memory_window(layout.PCI_MEMORY, layout.PCI_MEMORY_END - 1),
+        memory_window(layout.PCI_MEMORY, (layout.IOAPIC if config.boot.fmt == "bios" else layout.PCI_MEMORY_END) - 1),
         memory_window(first_64, end_64 - 1),
     )
     return device(

@@ -48,7 +48,8 @@ def plan(image: Image, config: Config, fmt: str, rule: str, place: Placement) ->
         raise ConfigError(f"load address {address:#x} is not below {limit:#x}, which is what a {fmt} image can reach")
     if fmt == "flat16" and address + len(image) > limit:
         raise image.error(
-            f"{len(image)} bytes from {address:#x} do not fit below 1 MiB; a disk image needs a BIOS to load it, which pyvmm does not have"
+            f"{len(image)} bytes from {address:#x} do not fit below 1 MiB; a disk image needs a BIOS to load it: "
+            "-bios FILE -drive file=IMAGE,format=raw (docs/firmware.md)"
         )
     place.write("image", address, image.data)
     if not address <= entry < address + len(image):

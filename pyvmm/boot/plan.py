@@ -17,7 +17,7 @@ class BootPlan(Record):
     """Memory contents and CPU state that start a guest.
 
     Fields:
-        format: "flat16", "flat32", "flat64", "elf32", "elf64", "multiboot", "pvh", "linux", "linux32" or "vmlinux".
+        format: "flat16", "flat32", "flat64", "elf32", "elf64", "multiboot", "pvh", "linux", "linux32", "vmlinux" or "bios".
         rule: one line: by which rule the format was recognised.
         mode: "real", "protected" or "long".
         entry: linear address of the first instruction.
@@ -26,6 +26,7 @@ class BootPlan(Record):
         state: what the boot vCPU starts with.
         notes: lines for ``pyvmm inspect``.
         bios: the guest may rely on what a BIOS leaves: the PIT ticks (its vectors in memory are among ``writes``).
+        rom: what stands at the end of the first 4 GiB, read-only for the guest.
     """
 
     format: str
@@ -37,6 +38,7 @@ class BootPlan(Record):
     state: CpuState
     notes: list[str]
     bios: bool = False
+    rom: Data = b""
 
 
 class Placement:

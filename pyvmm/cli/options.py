@@ -23,6 +23,7 @@ usage: pyvmm run GUEST [OPTIONS]        GUEST is a name from `pyvmm guests`, or 
 
 what to boot
   -kernel FILE             the image (instead of GUEST)
+  -bios FILE               a PC firmware (SeaBIOS) instead, which boots from the first disk (docs/firmware.md)
   -initrd FILE             initrd; for Multiboot modules: "file args,file2 args"
   -append STRING           kernel command line
   -format NAME             force the format: {formats}
@@ -84,7 +85,7 @@ DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "qmp", "parallel",
-    "drive", "chardev", "object", "netdev", "load", "json-log", "trace", "sandbox", "runas", "chroot", "run-with", "gdb",
+    "bios", "drive", "chardev", "object", "netdev", "load", "json-log", "trace", "sandbox", "runas", "chroot", "run-with", "gdb",
 }  # fmt: skip
 FLAGS = {
     "nodefaults",
@@ -162,6 +163,8 @@ class Options:
         memory, smp, cmdline, timeout, disk = 128 * MIB, 1, "", None, 0
         if words and kernel:
             raise ConfigError(f"give either a guest ({words[0]}) or -kernel {kernel}, not both")
+        if "bios" in given:
+            kernel, guest_format = _bios(words, given), "bios"
         if words:
             kernel = words[0]
             if "/" not in kernel and not os.path.exists(kernel):
@@ -255,6 +258,15 @@ def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
 
             raise ConfigError(refusal(name, value or next(rest, "")) or f"unknown option {argument}: pyvmm run -help lists what there is")
     return words, given
+
+
+def _bios(words: list[str], given: dict[str, list[str]]) -> str:
+    """The file of ``-bios``, which stands alone: what it boots is on a disk."""
+    for name in (*words, *(f"-{name}" for name in ("kernel", "format") if name in given)):
+        raise ConfigError(f"-bios and {name}: give one of the two; a firmware boots what is on a -drive")
+    if not given["bios"][-1]:
+        raise ConfigError("-bios: name a firmware file, such as /usr/share/seabios/bios-256k.bin")
+    return given["bios"][-1]
 
 
 def _monitor(name: str, text: str) -> tuple[str, str]:

@@ -123,6 +123,11 @@ class PciBus:
             if pin:
                 function.write_config(INTERRUPT_LINE, 1, layout.PCI_IRQS[layout.pci_line(devfn >> 3, pin)])
 
+    def hold_lines(self) -> None:
+        """Has register 0x3C keep what ``assign`` put there: a firmware that does not know the board would write "unknown" over it."""
+        for function in self.functions.values():
+            function.hold_line()
+
     # --- configuration mechanism 1 -----------------------------------------------------------------------------------
     def _chosen(self) -> PciFunction | None:
         address = self.state.address

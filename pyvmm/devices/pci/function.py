@@ -196,6 +196,10 @@ class PciFunction:
         """Says that this slot has functions other than 0."""
         self._preset(HEADER_TYPE, 1, MULTIFUNCTION)
 
+    def hold_line(self) -> None:
+        """Makes the interrupt line register read-only."""
+        self._preset(INTERRUPT_LINE, 1, self.state.config[INTERRUPT_LINE])
+
     # --- registers ---------------------------------------------------------------------------------------------------
     @property
     def command(self) -> int:

@@ -12,7 +12,11 @@ VENDOR, DEVICE, CLASS = 0x1B36, 0x0008, 0x06_00_00  # a generic host bridge from
 
 
 class HostBridge(PciFunction):
-    """No BARs, no interrupt."""
+    """No BARs, no interrupt.
 
-    def __init__(self) -> None:
-        super().__init__("host-bridge", VENDOR, DEVICE, CLASS, pin=0)
+    Args:
+        subsystem: (vendor id, id): how firmware knows whose machine it is on.
+    """
+
+    def __init__(self, subsystem: tuple[int, int] = (0, 0)) -> None:
+        super().__init__("host-bridge", VENDOR, DEVICE, CLASS, subsystem=subsystem, pin=0)

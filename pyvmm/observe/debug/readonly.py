@@ -67,7 +67,7 @@ def split(region: Region, pages: set[int]) -> list[tuple[int, int, int, int]]:
 
     def piece(begin: int, end: int, flags: int) -> None:
         if begin < end:
-            pieces.append((begin * PAGE, (end - begin) * PAGE, region.host_address + (begin - first) * PAGE, flags))
+            pieces.append((begin * PAGE, (end - begin) * PAGE, region.host_address + (begin - first) * PAGE, flags | region.flags))
 
     at = 0
     while at < len(inside):

@@ -1,0 +1,107 @@
+"""A PC's firmware in place of a guest: SeaBIOS from its reset vector, as QEMU starts it, and what it finds in fw_cfg.
+
+The image stands at the end of the first 4 GiB, read-only, and once more at the end of the first 1 MiB, in RAM. On a PC that is the same
+ROM until the firmware has had the chip set put RAM with a copy there; SeaBIOS knows two chip sets of Intel's for it, and where it
+finds neither it takes the copy for made. The first instruction is at 0xFFFFFFF0 (SDM Vol. 3A, 9.1.4). The firmware places the PCI cards, starts the other processors, makes its own MP table
+and SMBIOS tables, and puts our ACPI tables where it likes: files say how (QEMU, hw/acpi/bios-linker-loader.c names the commands).
+"""
+
+from __future__ import annotations
+
+from struct import pack
+
+from pyvmm import layout
+from pyvmm.boot.cpu import real_mode
+from pyvmm.boot.plan import BootPlan, Placement, ram_text
+from pyvmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.boot.image import Image
+    from pyvmm.config import Config
+
+FORMAT = "bios"
+UNIT = 64 * layout.KIB
+ROM_MAX = layout.HIGH_RAM - (layout.TSS + 3 * layout.PAGE)  # 256 KiB: below are the pages KVM wants on Intel
+MEMORY_MIN = 4 * layout.MIB  # SeaBIOS unpacks itself above 1 MiB
+RESET_SEGMENT, RESET_BASE, RESET_OFFSET = 0xF000, 0xFFFF_0000, 0xFFF0
+CR0_AT_RESET = 0x6000_0010  # caches off (CD, NW), ET
+SUBSYSTEM = (0x1AF4, 0x1100)  # of the host bridge: how SeaBIOS knows that there is a fw_cfg (its src/fw/paravirt.c)
+
+ALLOCATE, ADD_POINTER, ADD_CHECKSUM = 1, 2, 3  # commands of etc/table-loader
+ZONE_HIGH, ZONE_FSEG = 1, 2
+COMMAND_SIZE = 128
+LOADER, TABLES, RSDP = "etc/table-loader", "etc/acpi/tables", "etc/acpi/rsdp"
+KEY_BOOT_MENU, KEY_IRQ0_OVERRIDE = 0x0E, 0x8002
+
+
+def plan(image: Image, config: Config, rule: str) -> BootPlan:
+    """Everything at its place for the first fetch.
+
+    Raises:
+        ImageError: this is no firmware for the place. ConfigError: an option does not go with one.
+    """
+    boot = config.boot
+    if boot.initrd or boot.cmdline or boot.address is not None or boot.entry is not None:
+        raise ConfigError("-initrd, -append, -address and -entry do not go with firmware: it starts what is on a disk")
+    size = len(image)
+    if size % UNIT or size > ROM_MAX:
+        raise image.error(
+            f"{ram_text(size)} are no PC firmware: it has a multiple of 64 KiB, at most {ram_text(ROM_MAX)} "
+            "(Debian's package seabios: /usr/share/seabios/bios-256k.bin)"
+        )
+    if config.memory < MEMORY_MIN:
+        raise ConfigError(f"{ram_text(config.memory)} of guest memory are too little for firmware: give -m at least 4M")
+    place = Placement(config.memory, image.path)
+    place.write("firmware", layout.ONE_MIB - size, image.data)
+    state = real_mode(0)
+    state.cs = state.cs.replace(base=RESET_BASE, selector=RESET_SEGMENT)
+    state.cr0, state.rip = CR0_AT_RESET, RESET_OFFSET
+    return BootPlan(
+        format=FORMAT,
+        rule=rule,
+        mode="real",
+        entry=RESET_BASE + RESET_OFFSET,
+        writes=place.writes,
+        zero=[],
+        state=state,
+        notes=[f"ROM      {layout.HIGH_RAM - size:#x}..{layout.HIGH_RAM:#x}, and in RAM {layout.ONE_MIB - size:#x}..{layout.ONE_MIB:#x}"],
+        rom=image.data,
+    )
+
+
+def items(config: Config) -> dict[int, bytes]:
+    """Numbered items of fw_cfg: the PIT is on pin 2 of the I/O APIC."""
+    return {KEY_IRQ0_OVERRIDE: b"\1"}
+
+
+def files(config: Config) -> dict[str, bytes]:
+    """Named items of fw_cfg: memory, and ACPI tables unless there are none."""
+    ram = [(gpa, size, layout.E820_RAM) for gpa, size in layout.ram_regions(config.memory)]
+    ram.append((layout.IDENTITY_MAP, 4 * layout.PAGE, layout.E820_RESERVED))
+    found = {"etc/e820": b"".join(pack("<QQI", *entry) for entry in ram)}
+    if config.acpi:
+        from pyvmm.boot.acpi import tables_at
+
+        tables = tables_at(config, 0)
+        found[TABLES], found[RSDP] = tables.block, tables.rsdp
+        found[LOADER] = b"".join(
+            [
+                _command(ALLOCATE, _name(TABLES), pack("<IB", 64, ZONE_HIGH)),  # 64: the FACS
+                _command(ALLOCATE, _name(RSDP), pack("<IB", 16, ZONE_FSEG)),
+                *(_command(ADD_POINTER, _name(TABLES), _name(TABLES), pack("<IB", at, size)) for at, size in tables.pointers),
+                *(_command(ADD_POINTER, _name(RSDP), _name(TABLES), pack("<IB", at, size)) for at, size in ((16, 4), (24, 8))),
+                *(_command(ADD_CHECKSUM, _name(TABLES), pack("<III", at + 9, at, length)) for at, length in tables.summed),
+                _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 8, 0, 20)),  # ACPI 1.0's, then all of it
+                _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 32, 0, 36)),
+            ]
+        )
+    return found
+
+
+def _name(file: str) -> bytes:
+    return file.encode().ljust(56, b"\0")
+
+
+def _command(number: int, *fields: bytes) -> bytes:
+    return b"".join((pack("<I", number), *fields)).ljust(COMMAND_SIZE, b"\0")
