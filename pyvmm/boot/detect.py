@@ -42,7 +42,7 @@ MISTAKES = (
     (0, b"QFI\xfb", "is a qcow2 disk image: give it as a disk, and a kernel as -kernel"),
     (0, b"!<arch>\n", "is a library archive: link it"),
     (0x38, b"ARM\x64", "is a kernel for arm64: take one for x86"),
-    (0x8001, b"CD001", "is a CD image: there are no CD-ROM drives; a hybrid image boots as a disk: -bios FILE -drive file=IMAGE,format=raw,readonly=on"),
+    (0x8001, b"CD001", "is a CD image: there are no CD-ROM drives; one that is a disk image too boots by -bios (docs/firmware.md)"),
     (0, b"MZ", "is a PE (EFI or Windows) program: pyvmm has no EFI"),
 )
 

@@ -1,9 +1,10 @@
 """A PC's firmware in place of a guest: SeaBIOS from its reset vector, as QEMU starts it, and what it finds in fw_cfg.
 
-The image stands at the end of the first 4 GiB, read-only, and once more at the end of the first 1 MiB, in RAM. On a PC that is the same
-ROM until the firmware has had the chip set put RAM with a copy there; SeaBIOS knows two chip sets of Intel's for it, and where it
-finds neither it takes the copy for made. The first instruction is at 0xFFFFFFF0 (SDM Vol. 3A, 9.1.4). The firmware places the PCI cards, starts the other processors, makes its own MP table
-and SMBIOS tables, and puts our ACPI tables where it likes: files say how (QEMU, hw/acpi/bios-linker-loader.c names the commands).
+The image stands at the end of the first 4 GiB, read-only, and once more at the end of the first 1 MiB, in RAM. On a PC that is the
+same ROM until the firmware has had the chip set put RAM with a copy there; SeaBIOS knows two chip sets of Intel's for it, and where it
+finds neither it takes the copy for made. The first instruction is at 0xFFFFFFF0 (SDM Vol. 3A, 9.1.4). The firmware places the PCI cards,
+starts the other processors, makes its own MP table and SMBIOS tables, and puts our ACPI tables where it likes: files say how (QEMU,
+hw/acpi/bios-linker-loader.c names the commands).
 """
 
 from __future__ import annotations
