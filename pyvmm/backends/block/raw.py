@@ -33,6 +33,9 @@ class RawFile:
         size: bytes; what lies behind is never touched.
         flushes: False: ``flush`` does nothing (cache=unsafe, temporary files, read-only).
         is_device: fd is a block device.
+
+    Attributes:
+        nowait: RWF_NOWAIT means something here; True until the file system says that it cannot.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class RawFile:
         self.discard = discard
         self._flushes = flushes
         self._is_device = is_device
-        self._nowait = True  # until the file system says that it cannot
+        self.nowait = True
         self._can_punch = self._can_zero = True
         self._lost = False  # a flush has failed
 
@@ -82,7 +85,7 @@ class RawFile:
 
     def try_read(self, offset: int, views: Views) -> bool:
         """See BlockBackend: preadv2(RWF_NOWAIT), for pages the host has in its cache."""
-        if not self._nowait or not 0 <= offset < self.size or len(views) > IOV_MAX:
+        if not self.nowait or not 0 <= offset < self.size or len(views) > IOV_MAX:
             return False
         length = total(views)
         if offset + length > self.size:
@@ -95,7 +98,7 @@ class RawFile:
             return False
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                self._nowait = False
+                self.nowait = False
             return False
 
     # --- writing -----------------------------------------------------------------------------------------------------

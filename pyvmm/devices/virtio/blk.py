@@ -1,6 +1,8 @@
 """virtio-blk: a disk over a block backend. Sections are those of the Virtio specification 1.2.
 
-    doorbell (ioeventfd) -> the disk's I/O thread: serve -> pop, parse
+    doorbell (ioeventfd) -> the disk's I/O thread: serve
+      plain requests that need not wait   -> blk_quick.py    on the I/O thread, one after the other without further ado
+    what they leave -> pop, parse
       read from the page cache (try_read) -> push            on the I/O thread, without a thread switch
       what waits for the host, alone      -> execute, push   on the I/O thread: two switches would cost more than they win
       what waits for the host, in company -> workers         so that a deep queue keeps the host's disk busy
@@ -18,10 +20,13 @@ A host's error is the guest's I/O error, and a line on stderr now and then; the 
 from __future__ import annotations
 
 import errno
-from struct import pack_into
 from time import monotonic_ns, sleep
 
+from pyvmm.backends.block.raw import RawFile
 from pyvmm.backends.stderr import say
+from pyvmm.devices.virtio import blk_config
+from pyvmm.devices.virtio.blk_config import F_CONFIG_WCE, F_DISCARD, F_FLUSH, F_WRITE_ZEROES, WRITEBACK, BlkOptions
+from pyvmm.devices.virtio.blk_quick import Quick
 from pyvmm.devices.virtio.blk_request import (
     DISCARD,
     DONE,
@@ -33,7 +38,6 @@ from pyvmm.devices.virtio.blk_request import (
     NAMES,
     OK,
     OUT,
-    SECTOR,
     WRITE_ZEROES,
     Disk,
     Request,
@@ -42,7 +46,7 @@ from pyvmm.devices.virtio.blk_request import (
 )
 from pyvmm.devices.virtio.blk_waits import Waits
 from pyvmm.devices.virtio.device import VirtioDevice, read_bytes
-from pyvmm.record import FrozenRecord, Record
+from pyvmm.record import Record
 from pyvmm.threads import Lock
 
 TYPE_CHECKING = False
@@ -57,16 +61,6 @@ if TYPE_CHECKING:
 
     Submit = Callable[..., None]
 
-# 5.2.3
-F_SEG_MAX, F_GEOMETRY, F_RO, F_BLK_SIZE, F_FLUSH, F_TOPOLOGY = 1 << 2, 1 << 4, 1 << 5, 1 << 6, 1 << 9, 1 << 10
-F_CONFIG_WCE, F_MQ, F_DISCARD, F_WRITE_ZEROES = 1 << 11, 1 << 12, 1 << 13, 1 << 14
-CONFIG_LENGTH = 0x3C
-WRITEBACK = 0x20  # the one writable byte of the configuration space
-
-_DISCARD_SECTORS = (1 << 31) // SECTOR - 8  # 2 GiB: nearly free on the host
-_DISCARD_SEGMENTS = 64
-_ZERO_SECTORS = (128 << 20) // SECTOR  # a backend may have to write them
-_ALIGNMENT = 4096  # what file systems give back
 _BATCH = 16  # completions per interrupt while more requests wait
 _TURN = 256  # requests of one queue before the others get their turn
 _SLOW_NS = 100_000  # writes and flushes that lately waited longer than this wait for the host's disk
@@ -74,32 +68,6 @@ _QUICK_NS = 50_000  # reads that wait less wait for no disk, where the host's fi
 _DEEP = 32  # requests handed to workers after one was found waiting behind another
 _QUIET_NS = 10 * 10**9  # between two messages about the same kind of error
 _POLL = 0.0005  # seconds
-
-
-class BlkOptions(FrozenRecord):
-    """What the user may choose.
-
-    Fields:
-        serial: up to 20 bytes, the rest is cut off.
-        queues: 1 or more.
-        queue_size: descriptors, a power of two from 4. Linux makes requests of up to two pages fewer, and of 1 MiB as a rule: with
-            256 each of those would be cut in two.
-        logical, physical: block sizes in bytes, powers of two from 512.
-        min_io, opt_io: bytes the driver should read and write at least, at best; 0 for no opinion.
-        write_cache: whether the guest finds the write cache on; None as the backend has it.
-        discard, write_zeroes: whether to offer these requests (discard: if the backend can).
-    """
-
-    serial: str = ""
-    queues: int = 1
-    queue_size: int = 512
-    logical: int = 512
-    physical: int = 512
-    min_io: int = 0
-    opt_io: int = 0
-    write_cache: bool | None = None
-    discard: bool = True
-    write_zeroes: bool = True
 
 
 class BlkState(Record):
@@ -115,13 +83,15 @@ class _Lane:
         stopped: take nothing more, and begin nothing that was taken.
         in_flight: requests that workers have; counted with the queue's lock held.
         deep: how many requests more go to workers although nothing else is in flight.
+        quick: answers plain requests; None where there is no such way.
     """
 
-    __slots__ = ("queue", "stopped", "in_flight", "deep")
+    __slots__ = ("queue", "stopped", "in_flight", "deep", "quick")
 
-    def __init__(self, queue: VirtQueue) -> None:
-        queue.take_whole()
+    def __init__(self, queue: VirtQueue, disk: Disk, backend: BlockBackend, reads: Waits, writes: Waits) -> None:
+        whole = queue.take_whole()
         self.queue = queue
+        self.quick = Quick(queue, disk, backend, reads, writes) if whole and type(backend) is RawFile else None
         self.stopped = False
         self.in_flight = 0
         self.deep = 0
@@ -152,13 +122,9 @@ class VirtioBlk(VirtioDevice):
         self.state = BlkState(writeback=int(self._write_cache))
         self._id = options.serial.encode("utf-8", "replace")[:ID_LENGTH].ljust(ID_LENGTH, b"\0")
         self.disk = Disk(backend.size, options.logical, backend.readonly)
-        self.features = F_SEG_MAX | F_GEOMETRY | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | F_CONFIG_WCE
-        self.features |= (F_RO if backend.readonly else 0) | (F_MQ if options.queues > 1 else 0)
-        if not backend.readonly:
-            self.features |= F_DISCARD if options.discard and backend.discard else 0
-            self.features |= F_WRITE_ZEROES if options.write_zeroes else 0
-        self._set_limits()
-        self._config = self._make_config(options)
+        self.features = blk_config.features(options, backend)
+        blk_config.set_limits(self.disk, self.features, backend.discard)
+        self._config = blk_config.space(options, self.disk)
         self._lanes: list[_Lane | None] = [None] * options.queues
         self._through = False  # each write is flushed before it is acknowledged
         self._reads, self._writes = Waits(_QUICK_NS), Waits(_SLOW_NS)
@@ -166,31 +132,6 @@ class VirtioBlk(VirtioDevice):
         self._knows_cache = False  # try_read has succeeded: where it does not, the host would wait
         self._told: dict[tuple[str, int], list[int]] = {}  # (operation, errno) -> [when last told, how many since]
         self._told_lock = Lock()
-
-    def _set_limits(self) -> None:
-        disk = self.disk
-        if self.features & F_DISCARD:
-            disk.discard_sectors = _DISCARD_SECTORS
-            disk.discard_segments = _DISCARD_SEGMENTS
-        if self.features & F_WRITE_ZEROES:
-            disk.write_zeroes_sectors = _ZERO_SECTORS
-            disk.write_zeroes_segments = 1
-            disk.may_unmap = self.backend.discard
-
-    def _make_config(self, options: BlkOptions) -> bytearray:
-        """5.2.4, Device configuration layout."""
-        config = bytearray(CONFIG_LENGTH)
-        disk, size, logical = self.disk, self.backend.size, options.logical
-        cylinders = min(size // (16 * 63 * SECTOR), 16383)
-        # Header and status need a descriptor each; without the limit Linux sends one segment per request
-        pack_into("<QIIHBBI", config, 0, size // SECTOR, 0, max(options.queue_size - 2, 1), cylinders, 16, 63, logical)
-        exponent = max(options.physical // logical, 1).bit_length() - 1
-        pack_into("<BBHI", config, 0x18, exponent, 0, min(options.min_io // logical, 0xFFFF), options.opt_io // logical)
-        pack_into("<H", config, 0x22, options.queues)
-        alignment = max(_ALIGNMENT, logical) // SECTOR if disk.discard_sectors else 0
-        pack_into("<III", config, 0x24, disk.discard_sectors, disk.discard_segments, alignment)
-        pack_into("<IIB", config, 0x30, disk.write_zeroes_sectors, disk.write_zeroes_segments, disk.may_unmap)
-        return config
 
     # --- registers and life: machine lock held ----------------------------------------------------------------------
     def read_config(self, offset: int, size: int) -> int:
@@ -216,11 +157,14 @@ class VirtioBlk(VirtioDevice):
         self.disk.discard = bool(features & F_DISCARD)
         self.disk.write_zeroes = bool(features & F_WRITE_ZEROES)
         self._set_write_through()
-        self._lanes = [None if queue is None else _Lane(queue) for queue in queues]
+        self._lanes = [None if queue is None else self._lane(queue) for queue in queues]
 
     def queue_started(self, index: int, queue: VirtQueue) -> None:
         super().queue_started(index, queue)
-        self._lanes[index] = _Lane(queue)
+        self._lanes[index] = self._lane(queue)
+
+    def _lane(self, queue: VirtQueue) -> _Lane:
+        return _Lane(queue, self.disk, self.backend, self._reads, self._writes)
 
     def stop(self, index: int | None) -> None:
         for lane in self._chosen(index):
@@ -254,15 +198,36 @@ class VirtioBlk(VirtioDevice):
         queue = lane.queue
         pop, push, lock = queue.pop, queue.push, queue.lock
         read, try_read, disk = self.backend.read, self.backend.try_read, self.disk
-        reads = self._reads
+        reads, quick, available = self._reads, lane.quick, queue.parts()[1]
+        if quick is not None and quick.backend is not self.backend:
+            quick = None  # somebody listens
         queue.disable_kicks()
         waiting: Request | None = None  # taken, would wait for the host; what comes next decides who executes it
         alone = False  # the request before was executed here, for want of company
         served = unsignalled = 0
         while not lane.stopped:
-            request = usual(queue, disk)
-            if request is None and (chain := pop()) is not None:
-                request = parse(chain, disk)
+            tried = False
+            if available[1] == queue.last_avail:
+                request = None
+            else:
+                if quick is not None and waiting is None and not alone and not lane.in_flight:
+                    done = quick.answer(lane, _BATCH - unsignalled, self._through)
+                    if done:
+                        served += done
+                        unsignalled += done
+                        if unsignalled >= _BATCH:
+                            unsignalled = 0
+                            self._signal(lane, index)
+                        if served >= _TURN:
+                            self.signals.kick(index)
+                            break
+                        if not quick.refused:
+                            continue
+                    tried, quick.refused = quick.refused, False
+                    self._knows_cache |= quick.cached
+                request = usual(queue, disk)
+                if request is None and (chain := pop()) is not None:
+                    request = parse(chain, disk)
             if request is None:
                 if unsignalled:
                     unsignalled = 0
@@ -290,7 +255,7 @@ class VirtioBlk(VirtioDevice):
             verdict = request.verdict
             if kind == IN:
                 try:
-                    if try_read(request.offset, request.views):
+                    if not tried and try_read(request.offset, request.views):
                         written = request.written
                         self._knows_cache = True
                     elif self._knows_cache or reads.long:
@@ -298,13 +263,13 @@ class VirtioBlk(VirtioDevice):
                     elif reads.watched:
                         begun = reads.begin()
                         read(request.offset, request.views)
-                        reads.end(begun)
+                        reads.end(begun, request.length)
                         written = request.written
                     else:
                         start = monotonic_ns()
                         read(request.offset, request.views)
                         if monotonic_ns() - start >= _QUICK_NS:
-                            reads.end((start, False))
+                            reads.end((start, -1), request.length)
                         written = request.written
                 except OSError as error:
                     self._report(IN, error, request)
@@ -381,14 +346,14 @@ class VirtioBlk(VirtioDevice):
                 waits = self._reads
                 begun = waits.begin()
                 backend.read(request.offset, request.views)
-                waits.end(begun)
+                waits.end(begun, request.length)
             elif kind == OUT:
                 waits = self._writes
                 begun = waits.begin()
                 backend.write(request.offset, request.views)
                 if self._through:
                     backend.flush()
-                waits.end(begun)
+                waits.end(begun, request.length)
             elif kind == FLUSH:
                 waits = self._flushes
                 begun = waits.begin()

@@ -24,9 +24,9 @@ NAMES = {IN: "read", OUT: "write", FLUSH: "flush", DISCARD: "discard", WRITE_ZER
 SECTOR = 512  # the unit of all positions, whatever the block size (5.2.4)
 ID_LENGTH = 20
 UNMAP = 1  # segment flag
-_HEADER = Struct("<IIQ")  # type, reserved, sector
+HEADER = Struct("<IIQ")  # type, reserved, sector
 _SEGMENT = Struct("<QII")  # sector, number of sectors, flags
-_unpack_header, _unpack_header_from = _HEADER.unpack, _HEADER.unpack_from
+_unpack_header, _unpack_header_from = HEADER.unpack, HEADER.unpack_from
 
 
 class Disk:

@@ -2,14 +2,15 @@
 
 Waiting is the time that passed without the thread computing: copying 1 MiB takes long as well, but no other thread would be quicker.
 The thread's own clock is a system call, and who is quick by the wall clock has not waited; so it is asked for a while after a
-request that was not.
+request that was not. How long computing takes for each byte is known from then on, and such a request is quick enough.
 """
 
 from __future__ import annotations
 
 from time import monotonic_ns, thread_time_ns
 
-_EXACT = 8  # requests
+_EXACT = 8  # requests, or rows of them
+_UNIT = 12  # of the pace: bits of a page
 
 
 class Waits:
@@ -26,33 +27,39 @@ class Waits:
             is no disk to wait for.
     """
 
-    __slots__ = ("long", "watched", "average", "_limit", "_exact")
+    __slots__ = ("long", "watched", "average", "_limit", "_exact", "_pace")
 
     def __init__(self, limit: int, known: bool = True) -> None:
         self.long = self.watched = not known
         self.average = 0 if known else limit
         self._limit = limit
         self._exact = 0
+        self._pace = 0  # nanoseconds for a page: twice what the quickest of the last spell needed for it
 
-    def begin(self) -> tuple[int, bool]:
+    def begin(self) -> tuple[int, int]:
         """For ``end``, on the same thread."""
-        if self._exact > 0:
-            return monotonic_ns() - thread_time_ns(), True
-        return monotonic_ns(), False
+        return monotonic_ns(), thread_time_ns() if self._exact > 0 else -1
 
-    def end(self, begun: tuple[int, bool]) -> None:
-        """The request has been executed."""
-        start, exact = begun
+    def end(self, begun: tuple[int, int], length: int = 0, count: int = 1) -> None:
+        """A request for so many bytes has been executed, or ``count`` of them in a row."""
+        start, own = begun
         waited = monotonic_ns() - start
-        if exact:
-            waited -= thread_time_ns()
+        if own >= 0:
+            worked = thread_time_ns() - own
+            waited -= worked
+            pace = (worked << _UNIT + 1) // length if length else 0
+            self._pace = pace if self._exact == _EXACT else min(pace, self._pace)
             self._exact -= 1
-        elif waited >= self._limit:
-            self._exact = _EXACT
-            self.watched = True
-            return
-        elif not self.average:
-            return
+        else:
+            waited -= self._pace * length >> _UNIT
+            if waited >= self._limit * count:
+                self._exact = _EXACT
+                self.watched = True
+                return
+            if not self.average:
+                return
+        if count > 1:
+            waited //= count
         before = self.average
         self.average = max(waited, 0) if waited < before else before + (waited - before >> 3)
         self.long = self.average >= self._limit

@@ -30,9 +30,9 @@ SIZE_MAX = 32768  # 2.7
 INDIRECT_MAX = 1024  # descriptors in an indirect chain when the queue is smaller: drivers exceed small queues (QEMU takes as many)
 
 _DESC = struct.Struct("<QIHH")
-_LINKED = struct.Struct("<QII")  # flags and next taken together
-_TWO, _THREE = struct.Struct("<QIIQII"), struct.Struct("<QIIQIIQII")
-_FIRST, _SECOND_READ, _SECOND_WRITTEN = DESC_NEXT | 1 << 16, DESC_NEXT | 2 << 16, DESC_NEXT | DESC_WRITE | 2 << 16
+LINKED = struct.Struct("<QII")  # flags and next taken together
+_TWO, THREE = struct.Struct("<QIIQII"), struct.Struct("<QIIQIIQII")
+FIRST, SECOND_READ, SECOND_WRITTEN = DESC_NEXT | 1 << 16, DESC_NEXT | 2 << 16, DESC_NEXT | DESC_WRITE | 2 << 16
 TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
 Three = tuple[int, int, int, int, int, bool, int, int]  # head; address and length of each buffer, after the second's: writable
 
@@ -86,7 +86,7 @@ class VirtQueue:
         last_avail, next_used: where to go on (snapshots); 0 for a new ring.
 
     Attributes:
-        low: the memory from guest address 0 on, nearly all of it.
+        low: the memory from guest address 0 on, nearly all of it; ``low_end`` is where buffers must end to be taken from there.
         lock: for the device: held around ``push`` and ``should_signal`` where completions come from several threads.
 
     Raises:
@@ -130,17 +130,27 @@ class VirtQueue:
         self._tables: Tables | None = None
         self.track(memory.tracked)
 
-    def take_whole(self) -> None:
-        """For a device that takes a Scatter where lists of views come else: tables are not walked any more if they are plain."""
+    def take_whole(self) -> bool:
+        """For a device that takes a Scatter where lists of views come else: tables are not walked any more if they are plain.
+
+        Returns:
+            False: they are walked, as the driver or the C library wants it.
+        """
         from pyvmm import scatter
         from pyvmm.devices.virtio.indirect import Tables
 
         if self._indirect and scatter.supported():
             self._tables = Tables(self.low, self._low_host)
+        return self._tables is not None
+
+    def parts(self) -> tuple[memoryview, memoryview, memoryview, memoryview]:
+        """For a device that needs no Chain for what is plain: the descriptor table in bytes, the available ring and the used ring in words
+        of 16 bits, and the used ring in words of 32, with element i at 1 + 2i (id) and 2 + 2i (length)."""
+        return self._table, self._avail, self._used, self._elements
 
     def track(self, on: bool) -> None:
         """Whether memory keeps a record of what is written: every buffer comes from ``memory.view`` then. Not during ``pop``."""
-        self._low_end = 0 if on else len(self.low)
+        self.low_end = 0 if on else len(self.low)
 
     def _ring(self, what: str, gpa: int, length: int, alignment: int) -> memoryview:
         if gpa % alignment:
@@ -174,7 +184,7 @@ class VirtQueue:
         if head >= self.size:
             return None
         address, length, flags, _ = _DESC.unpack_from(self._table, head << 4)
-        if flags != DESC_INDIRECT or length & 15 or address + length > self._low_end:
+        if flags != DESC_INDIRECT or length & 15 or address + length > self.low_end:
             return None
         assert self._tables is not None
         taken = self._tables.take(self.low[address : address + length], length >> 4)
@@ -193,22 +203,22 @@ class VirtQueue:
         head = avail[2 + (last & self._mask)]
         if head >= size:
             return None
-        address, length, link = _LINKED.unpack_from(self._table, head << 4)
-        end = self._low_end
+        address, length, link = LINKED.unpack_from(self._table, head << 4)
+        end = self.low_end
         if link & 0xFFFF != DESC_INDIRECT or address + length > end:
             return None
         if length == 48:
-            first, before, link, second, length, also, third, behind, ends = _THREE.unpack_from(self.low, address)
-            if also != _SECOND_WRITTEN and also != _SECOND_READ or not length or second + length > end:
+            first, before, link, second, length, also, third, behind, ends = THREE.unpack_from(self.low, address)
+            if also != SECOND_WRITTEN and also != SECOND_READ or not length or second + length > end:
                 return None
         elif length == 32:
             first, before, link, third, behind, ends = _TWO.unpack_from(self.low, address)
             second = length = also = 0
         else:
             return None
-        if link != _FIRST or ends & 0xFFFF != DESC_WRITE or not (before and behind) or first + before > end or third + behind > end:
+        if link != FIRST or ends & 0xFFFF != DESC_WRITE or not (before and behind) or first + before > end or third + behind > end:
             return None
-        return head, first, before, second, length, also == _SECOND_WRITTEN, third, behind
+        return head, first, before, second, length, also == SECOND_WRITTEN, third, behind
 
     def _walked(self, head: int) -> Chain:
         index = head
@@ -216,7 +226,7 @@ class VirtQueue:
         table = self._table
         entries = left = size
         low = self.low
-        low_end = self._low_end
+        low_end = self.low_end
         unpack = _DESC.unpack_from
         readable: list[memoryview] = []
         writable: list[memoryview] = []
@@ -299,7 +309,7 @@ class VirtQueue:
         if not length or length & 15 or length > 65536 << 4:
             raise QueueError(f"indirect table of {length} bytes")
         end = address + length
-        table = self.low[address:end] if end <= self._low_end else self._far(address, length)
+        table = self.low[address:end] if end <= self.low_end else self._far(address, length)
         if table is None:
             raise QueueError(f"indirect table at {address:#x}+{length:#x} is not inside guest RAM")
         return table

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyvmm.devices.virtio import blk as module
+from pyvmm.devices.virtio import blk_config, blk_waits
 from pyvmm.devices.virtio import blk_request as kinds
-from pyvmm.devices.virtio import blk_waits
 from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
 from pyvmm.devices.virtio.queue import QueueError, VirtQueue
 from pyvmm.layout import MIB
@@ -396,15 +396,15 @@ def test_a_flush_is_not_answered_before_the_disk_has_flushed(rig: Rig, disk: Fak
 
 CASES = [  # (features accepted, write_cache of the backend, option, guest's toggle, operations)
     (ALL, True, None, None, ["write"]),
-    (module.F_FLUSH, True, None, None, ["write"]),
+    (blk_config.F_FLUSH, True, None, None, ["write"]),
     (0, True, None, None, ["write", "flush"]),
-    (module.F_CONFIG_WCE, True, None, None, ["write", "flush"]),
+    (blk_config.F_CONFIG_WCE, True, None, None, ["write", "flush"]),
     (ALL, True, None, 0, ["write", "flush"]),
     (ALL, True, False, None, ["write", "flush"]),
     (ALL, True, False, 1, ["write"]),
     (ALL, False, None, None, ["write"]),
     (0, False, None, None, ["write"]),
-    (module.F_FLUSH, True, False, None, ["write", "flush"]),
+    (blk_config.F_FLUSH, True, False, None, ["write", "flush"]),
 ]
 
 
@@ -446,14 +446,14 @@ def test_config() -> None:
     assert read(0x24, 4) >= 1 << 20 and read(0x28, 4) == 64 and read(0x2C, 4) == 8
     assert read(0x30, 4) == 1 << 18 and read(0x34, 4) == 1 and read(0x38, 1) == 1
     assert read(0x3C, 8) == 0 and read(1 << 30, 4) == 0
-    assert blk.features & (module.F_MQ | module.F_DISCARD | module.F_WRITE_ZEROES | module.F_FLUSH)
+    assert blk.features & (blk_config.F_MQ | blk_config.F_DISCARD | blk_config.F_WRITE_ZEROES | blk_config.F_FLUSH)
     assert blk.queue_sizes == (128, 128)
 
 
 def test_config_of_a_readonly_disk() -> None:
     blk = Rig(FakeDisk(readonly=True)).blk
-    assert blk.features & module.F_RO
-    assert not blk.features & (module.F_DISCARD | module.F_WRITE_ZEROES)
+    assert blk.features & blk_config.F_RO
+    assert not blk.features & (blk_config.F_DISCARD | blk_config.F_WRITE_ZEROES)
     assert blk.read_config(0x24, 8) == blk.read_config(0x30, 8) == 0
 
 

@@ -23,11 +23,11 @@ class Clocks:
         self.asked += 1
         return self.thread
 
-    def request(self, waits: Waits, waiting: int, computing: int = 0) -> None:
+    def request(self, waits: Waits, waiting: int, computing: int = 0, length: int = 0, count: int = 1) -> None:
         begun = waits.begin()
         self.wall += waiting + computing
         self.thread += computing
-        waits.end(begun)
+        waits.end(begun, length, count)
 
 
 @pytest.fixture
@@ -59,6 +59,30 @@ def test_copying_is_not_waiting(clocks: Clocks) -> None:
     for _ in range(100):
         clocks.request(waits, 1000, 3_000_000)
         assert not waits.long
+
+
+def test_what_computing_takes_is_found_out_once(clocks: Clocks) -> None:
+    """On a host that needs longer than the limit for each request, not every one of them costs a system call."""
+    waits = Waits(LIMIT)
+    for _ in range(100):
+        clocks.request(waits, 1000, 60_000, 4096)
+        clocks.request(waits, 1000, 15_000_000, 1 << 20)
+    assert not waits.long
+    assert clocks.asked == 2 * module._EXACT
+    for _ in range(3):
+        clocks.request(waits, 5_000_000, 60_000, 4096)
+    assert waits.long, "a disk is found out all the same"
+
+
+def test_a_row_is_judged_by_its_mean(clocks: Clocks) -> None:
+    waits = Waits(LIMIT)
+    for _ in range(20):
+        clocks.request(waits, 16 * 40_000, 0, 16 * 4096, 16)
+    assert not clocks.asked and not waits.long
+    for _ in range(2):
+        clocks.request(waits, 16 * 600_000, 0, 16 * 4096, 16)
+    assert waits.long
+    assert waits.average == 600_000 >> 3
 
 
 def test_one_that_lost_its_processor_for_once_says_nothing(clocks: Clocks) -> None:

@@ -1,0 +1,273 @@
+"""The short way of plain requests against the long one: the same guest memory, disk, interrupts and refusals, whatever the driver does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyvmm import scatter
+from pyvmm.backends.block.raw import RawFile
+from pyvmm.devices.virtio import blk, blk_config, blk_quick, blk_waits
+from pyvmm.devices.virtio import blk_request as kinds
+from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
+from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QueueError, VirtQueue
+from pyvmm.memory import GuestMemory
+from tests.support.fakes import FaultySystem
+from tests.support.ring import FakeLoop, Ring
+
+pytestmark = pytest.mark.skipif(not scatter.supported(), reason="this C library has no preadv2, so there is no short way")
+MEMORY, SIZE = 1 << 20, 64 << 10  # of the guest, of its disk
+ENTRIES = 64
+TABLES, HEADERS, BUFFERS, STATUSES = 0x2_0000, 0x3_0000, 0x4_0000, 0x3_8000
+
+
+class Kept(RawFile):
+    """A raw file for which there is no short way: it may be anything."""
+
+
+class Side:
+    """A disk in a file, with its guest memory; workers' work is done at once."""
+
+    def __init__(self, path: Path, kind: type[RawFile], features: int, *, logical: int = 512, readonly: bool = False) -> None:
+        path.write_bytes(random.Random(5).randbytes(SIZE))
+        self.path = path
+        self.memory = GuestMemory(MEMORY)
+        self.ring = Ring(self.memory, ENTRIES)
+        self.file = kind(os.open(path, os.O_RDONLY if readonly else os.O_RDWR), str(path), SIZE, readonly=readonly)
+        self.blk = VirtioBlk("disk0", FakeLoop(), lambda call, *rest: call(*rest), self.file, BlkOptions(logical=logical))
+        self.flushes = 0
+        self.file.flush = self._flush  # type: ignore[method-assign]
+        self.signals: list[int] = []
+        self.blk.signals.queue = self.signals.append
+        self.quick = 0
+        self.features = features & self.blk.features
+        self.start()
+
+    def start(self) -> None:
+        self.ring.clear()
+        self.queue = VirtQueue(self.memory, ENTRIES, self.ring.desc, self.ring.avail, self.ring.used, event_idx=False, indirect=True)
+        self.blk.start([self.queue], self.features)
+        lane = self.blk._lanes[0]
+        assert lane is not None
+        if lane.quick is not None:
+            lane.quick = Counting(lane.quick, self)  # type: ignore[assignment]
+
+    def _flush(self) -> None:
+        self.flushes += 1
+
+    def serve(self) -> str:
+        try:
+            self.blk.serve(0)
+        except QueueError as error:
+            return str(error)
+        return ""
+
+    def state(self) -> tuple[object, ...]:
+        return self.memory.read(0, MEMORY), self.path.read_bytes(), self.signals, self.flushes, self.queue.last_avail, self.queue.next_used
+
+    def close(self) -> None:
+        self.file.close()
+        self.memory.close()
+
+
+class Counting:
+    """The short way, and how many requests went there."""
+
+    def __init__(self, inner: blk_quick.Quick, side: Side) -> None:
+        self.__dict__.update(_inner=inner, _side=side)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._inner, name, value)
+
+    def answer(self, lane: object, most: int, through: bool) -> int:
+        done: int = self._inner.answer(lane, most, through)
+        self._side.quick += done
+        return done
+
+
+@pytest.fixture(autouse=True)
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the host is, nothing waits for it."""
+    for module in (blk, blk_waits):
+        monkeypatch.setattr(module, "monotonic_ns", lambda: 0)
+    monkeypatch.setattr(blk_waits, "thread_time_ns", lambda: 0)
+
+
+def put(sides: tuple[Side, ...], gpa: int, data: bytes) -> None:
+    for side in sides:
+        side.memory.write(gpa, data)
+
+
+def request(
+    sides: tuple[Side, ...], slot: int, kind: int, sector: int, length: int, chance: random.Random | None = None, spoil: float = 0.0
+) -> None:
+    """Makes a request in one table of three available; with ``spoil``, how likely each word of it is something else."""
+
+    def word(usual: int, *others: int) -> int:
+        return chance.choice(others) if chance is not None and chance.random() < spoil else usual
+
+    table, header, buffer, status = TABLES + 48 * slot, HEADERS + 16 * slot, BUFFERS + 0x1000 * slot, STATUSES + 8 * slot
+    put(sides, header, struct.pack("<IIQ", word(kind, 0, 1, 4, 8, 77), 0, word(sector, 0, 127, 128, 1 << 55, (1 << 64) - 8)))
+    put(sides, buffer, bytes([slot]) * 64 + bytes(4032))
+    middle = DESC_WRITE if kind == kinds.IN else 0
+    for at, (address, size, flags) in enumerate(
+        (
+            (header, word(16, 0, 8, 15, 17, 32), word(DESC_NEXT, 0, DESC_NEXT | DESC_WRITE)),
+            (buffer, word(length, 0, 1, 511, 1024, 0xFFFF_FFFF), word(DESC_NEXT | middle, DESC_NEXT, DESC_NEXT | DESC_WRITE, middle)),
+            (status, word(1, 0, 2, 513), word(DESC_WRITE, 0, DESC_NEXT | DESC_WRITE)),
+        )
+    ):
+        where, following = word(address, MEMORY - 1, MEMORY, 1 << 63, (1 << 64) - 16, address + 1), word(at + 1, 0, 2, 3)
+        for side in sides:
+            side.ring.set_descriptor(at, where, size, flags, following, table)
+    where, size = word(table, MEMORY - 16, 1 << 62), word(48, 0, 16, 32, 47, 64)
+    flags = word(DESC_INDIRECT, DESC_INDIRECT | DESC_WRITE, DESC_INDIRECT | DESC_NEXT, 0)
+    head = word(slot, ENTRIES - 1, ENTRIES, 0xFFFF)
+    for side in sides:
+        side.ring.set_descriptor(slot, where, size, flags)
+        side.ring.publish(head)
+
+
+ALL = (1 << 32) - 1
+
+
+@pytest.mark.parametrize("features", [ALL, ALL & ~blk_config.F_FLUSH & ~blk_config.F_CONFIG_WCE], ids=["cached", "write through"])
+@pytest.mark.parametrize("readonly", [False, True])
+@pytest.mark.parametrize("logical", [512, 4096])
+def test_the_short_way_does_what_the_long_one_does(tmp_path: Path, features: int, readonly: bool, logical: int) -> None:
+    sides = tuple(
+        Side(tmp_path / name, kind, features, logical=logical, readonly=readonly) for name, kind in (("short", RawFile), ("long", Kept))
+    )
+    chance = random.Random(features ^ readonly ^ logical)
+    refused = 0
+    for _ in range(20):
+        spoil = chance.choice((0, 0.003, 0.01, 0.05))
+        for slot in range(chance.randrange(1, 41)):
+            kind = chance.choice((kinds.IN, kinds.IN, kinds.IN, kinds.OUT, kinds.OUT, kinds.FLUSH, kinds.GET_ID))
+            sector, length = chance.choice((*range(0, 136, 8), 1 << 55)), chance.choice((logical, logical, 4096, 512))
+            request(sides, slot, kind, sector, length, chance, spoil)
+        if chance.random() < 0.05:
+            for side in sides:
+                side.ring.avail_index += chance.choice((ENTRIES, ENTRIES + 1)) if side is sides[0] else 0
+            sides[1].ring.avail_index = sides[0].ring.avail_index
+        said = [side.serve() for side in sides]
+        assert said[0] == said[1]
+        assert sides[0].state() == sides[1].state()
+        refused += bool(said[0])
+        for side in sides:
+            side.start()  # as after a reset, whether or not it was needed
+    assert sides[0].quick > 20 and not sides[1].quick
+    assert refused > 1
+    for side in sides:
+        side.close()
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Side:
+    return Side(tmp_path / "disk", RawFile, ALL)
+
+
+def read(side: Side, count: int, first: int = 0) -> None:
+    for slot in range(first, first + count):
+        request((side,), slot, kinds.IN, 0, 512)
+
+
+def statuses(side: Side, count: int) -> list[int]:
+    return [side.memory.read(STATUSES + 8 * slot, 1)[0] for slot in range(count)]
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, answers: list[object]) -> list[int]:
+    """Has the short way's reads give these, then what the kernel says. Returns the flags of each."""
+    flags: list[int] = []
+    real: Callable[..., int] = os.preadv
+
+    def preadv(fd: int, views: object, offset: int, how: int) -> int:
+        flags.append(how)
+        answer = answers.pop(0) if answers else None
+        if isinstance(answer, OSError):
+            raise answer
+        return answer if isinstance(answer, int) else real(fd, views, offset)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(blk_quick, "_preadv", preadv)
+    return flags
+
+
+def test_a_read_that_would_wait_is_tried_once(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = faulty(monkeypatch, [None, BlockingIOError(errno.EAGAIN, "")])
+    side.file.try_read = lambda *_: pytest.fail("tried before")  # type: ignore[method-assign]
+    read(side, 2)
+    put((side,), STATUSES, b"\xff" * 16)
+    side.serve()
+    assert flags == [os.RWF_NOWAIT] * 2
+    assert statuses(side, 2) == [kinds.OK] * 2
+    assert side.quick == 1
+    assert side.blk._knows_cache
+    side.close()
+
+
+def test_a_host_that_finds_a_part_makes_the_rest_wait(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty(monkeypatch, [100])
+    read(side, 1)
+    side.serve()
+    assert not side.quick
+    assert side.memory.read(BUFFERS, 512) == side.path.read_bytes()[:512]
+    side.close()
+
+
+def test_a_file_system_without_such_reads_is_asked_once(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyvmm.backends.block import raw
+
+    flags = faulty(monkeypatch, [OSError(errno.EOPNOTSUPP, "")])
+    system = FaultySystem()
+    system.planned = {"preadv": [-errno.EOPNOTSUPP]}
+    monkeypatch.setattr(raw, "os", system)
+    read(side, 4)
+    side.serve()
+    assert flags == [os.RWF_NOWAIT, 0, 0, 0]
+    assert statuses(side, 4) == [kinds.OK] * 4
+    assert side.quick == 3 and not side.blk._knows_cache
+    side.blk._reads.long = True
+    read(side, 4, 4)
+    side.serve()
+    assert side.quick == 3, "they wait for a disk: workers are there for that"
+    side.close()
+
+
+def test_an_error_is_found_and_told_by_the_long_way(side: Side, capfd: pytest.CaptureFixture[str]) -> None:
+    os.truncate(side.path, 0)
+    put((side,), STATUSES, b"\xff" * 16)
+    read(side, 1)
+    request((side,), 1, kinds.OUT, 0, 512)
+    side.serve()
+    assert statuses(side, 2) == [kinds.IOERR] * 2
+    assert not side.quick and not side.path.stat().st_size
+    said = capfd.readouterr().err
+    assert "read of 512 bytes" in said and "write of 512 bytes" in said
+    side.close()
+
+
+def test_a_listener_hears_every_request(side: Side) -> None:
+    heard = Kept(os.dup(side.file.fd), "heard", SIZE)
+    side.blk.backend = heard
+    read(side, 2)
+    side.serve()
+    assert statuses(side, 2) == [kinds.OK] * 2 and not side.quick
+    heard.close()
+    side.close()
+
+
+def test_memory_with_a_record_of_what_is_written(side: Side) -> None:
+    side.queue.track(True)
+    read(side, 2)
+    side.serve()
+    assert statuses(side, 2) == [kinds.OK] * 2 and not side.quick
+    side.close()
