@@ -269,7 +269,7 @@ class VirtioBlk(VirtioDevice):
                         start = monotonic_ns()
                         read(request.offset, request.views)
                         if monotonic_ns() - start >= _QUICK_NS:
-                            reads.end((start, -1), request.length)
+                            reads.end((start, -1, 0), request.length)
                         written = request.written
                 except OSError as error:
                     self._report(IN, error, request)

@@ -1,16 +1,27 @@
 """Whether requests of one kind lately waited for the host: then they had better wait on another thread.
 
 Waiting is the time that passed without the thread computing: copying 1 MiB takes long as well, but no other thread would be quicker.
-The thread's own clock is a system call, and who is quick by the wall clock has not waited; so it is asked for a while after a
+And it is time the thread slept in: one that had to leave its processor to others waits for no disk, and to hand its requests to
+more threads, for the same processors, would only cost more. A voluntary context switch tells (man 2 getrusage).
+
+The thread's own counters are system calls, and who is quick by the wall clock has not waited; so they are asked for a while after a
 request that was not. How long computing takes for each byte is known from then on, and such a request is quick enough.
 """
 
 from __future__ import annotations
 
+from resource import RUSAGE_THREAD, getrusage
 from time import monotonic_ns, thread_time_ns
+
+Begun = tuple[int, int, int]  # wall clock, the thread's own or -1, its sleeps
 
 _EXACT = 8  # requests, or rows of them
 _UNIT = 12  # of the pace: bits of a page
+
+
+def sleeps() -> int:
+    """How often this thread has gone to sleep."""
+    return getrusage(RUSAGE_THREAD).ru_nvcsw
 
 
 class Waits:
@@ -36,17 +47,17 @@ class Waits:
         self._exact = 0
         self._pace = 0  # nanoseconds for a page: twice what the quickest of the last spell needed for it
 
-    def begin(self) -> tuple[int, int]:
+    def begin(self) -> Begun:
         """For ``end``, on the same thread."""
-        return monotonic_ns(), thread_time_ns() if self._exact > 0 else -1
+        return (monotonic_ns(), thread_time_ns(), sleeps()) if self._exact > 0 else (monotonic_ns(), -1, 0)
 
-    def end(self, begun: tuple[int, int], length: int = 0, count: int = 1) -> None:
+    def end(self, begun: Begun, length: int = 0, count: int = 1) -> None:
         """A request for so many bytes has been executed, or ``count`` of them in a row."""
-        start, own = begun
+        start, own, before = begun
         waited = monotonic_ns() - start
         if own >= 0:
             worked = thread_time_ns() - own
-            waited -= worked
+            waited = waited - worked if sleeps() != before else 0
             pace = (worked << _UNIT + 1) // length if length else 0
             self._pace = pace if self._exact == _EXACT else min(pace, self._pace)
             self._exact -= 1
@@ -60,7 +71,7 @@ class Waits:
                 return
         if count > 1:
             waited //= count
-        before = self.average
-        self.average = max(waited, 0) if waited < before else before + (waited - before >> 3)
+        average = self.average
+        self.average = max(waited, 0) if waited < average else average + (waited - average >> 3)
         self.long = self.average >= self._limit
         self.watched = bool(self.average) or self._exact > 0

@@ -261,6 +261,7 @@ def test_copying_for_long_is_not_waiting(rig: Rig, disk: FakeDisk, monkeypatch: 
     monkeypatch.setattr(module, "monotonic_ns", lambda: passed)
     monkeypatch.setattr(blk_waits, "monotonic_ns", lambda: passed)
     monkeypatch.setattr(blk_waits, "thread_time_ns", lambda: passed if computing else 0)
+    monkeypatch.setattr(blk_waits, "sleeps", lambda: passed)
     disk.before = work
     for sector in range(6):
         rig.ask(kind, sector, bytes(512) if kind == kinds.OUT else 512)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pyvmm.devices.virtio import blk_waits as module
@@ -15,16 +17,18 @@ class Clocks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall = self.thread = 10**12
-        self.asked = 0
+        self.asked = self.sleeps = 0
         monkeypatch.setattr(module, "monotonic_ns", lambda: self.wall)
         monkeypatch.setattr(module, "thread_time_ns", self._own)
+        monkeypatch.setattr(module, "sleeps", lambda: self.sleeps)
 
     def _own(self) -> int:
         self.asked += 1
         return self.thread
 
-    def request(self, waits: Waits, waiting: int, computing: int = 0, length: int = 0, count: int = 1) -> None:
+    def request(self, waits: Waits, waiting: int, computing: int = 0, length: int = 0, count: int = 1, sleeps: bool = True) -> None:
         begun = waits.begin()
+        self.sleeps += sleeps
         self.wall += waiting + computing
         self.thread += computing
         waits.end(begun, length, count)
@@ -72,6 +76,20 @@ def test_what_computing_takes_is_found_out_once(clocks: Clocks) -> None:
     for _ in range(3):
         clocks.request(waits, 5_000_000, 60_000, 4096)
     assert waits.long, "a disk is found out all the same"
+
+
+def test_who_must_leave_its_processor_to_others_waits_for_no_disk(clocks: Clocks) -> None:
+    waits = Waits(LIMIT)
+    for _ in range(100):
+        clocks.request(waits, 20_000_000, 60_000, 4096, sleeps=False)
+        assert not waits.long
+
+
+def test_sleeping_is_told_from_losing_the_processor() -> None:
+    before = module.sleeps()
+    time.sleep(0.001)
+    slept = module.sleeps()
+    assert slept > before
 
 
 def test_a_row_is_judged_by_its_mean(clocks: Clocks) -> None:
