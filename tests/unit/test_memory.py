@@ -42,6 +42,18 @@ def test_huge_pages_are_asked_for() -> None:
     assert "hg" in found.split(), found
 
 
+def test_rom_ends_at_4_gib(big: memory.GuestMemory) -> None:
+    """The guest's processors cannot write it; of RAM it takes nothing."""
+    for size in (MIB, big.size):
+        ram = memory.GuestMemory(size, rom=b"rom!" * 1024)
+        assert [(slot.gpa, slot.size, slot.flags) for slot in ram.slots][:2] == [(0, min(size, 3 * GIB), 0), (FROM_4G - 4096, 4096, 2)]
+        assert [region.gpa for region in ram.regions] == sorted(region.gpa for region in ram.regions)
+        assert ram.read(FROM_4G - 4, 4) == b"rom!"
+        assert ram.size == size
+        with pytest.raises(GuestFault):
+            ram.view(FROM_4G - 8192, 8)
+
+
 def test_ram_continues_above_the_hole(big: memory.GuestMemory) -> None:
     assert [(region.gpa, region.size) for region in big.regions] == [(0, 3 * GIB), (FROM_4G, GIB)]
     big.write(FROM_4G, b"high")

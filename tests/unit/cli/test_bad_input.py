@@ -50,6 +50,18 @@ ROWS: list[tuple[str, list[str]]] = [
     ("hello -entry 0x99999999", ["entry 0x99999999"]),
     ("hello -entry one", ["-entry one", "0x100000"]),
     ("multiboot -address 0x100000", ["flat", "multiboot", "remove"]),
+    # --- firmware ---
+    ("-bios @missing", ["@missing", "No such file"]),
+    ("-bios @empty", ["@empty", "empty"]),
+    ("-bios @folder", ["@folder", "directory"]),
+    ("-bios @text", ["@text", "multiple of 64 KiB", "seabios"]),
+    ("-bios @huge", ["@huge", "at most 256 KiB"]),
+    ("-bios=", ["-bios", "/usr/share/seabios"]),
+    ("-bios", ["-bios", "value must follow"]),
+    ("hello -bios @text", ["-bios and hello", "one of the two"]),
+    ("-kernel @text -bios @text", ["-bios and -kernel", "-drive"]),
+    ("-bios @text -format flat16", ["-bios and -format"]),
+    ("-bios @text -append quiet", ["-append", "firmware"]),
     # --- initrd and command line ---
     ("@linux -initrd @missing", ["initrd", "@missing", "No such file"]),
     ("@linux -initrd @folder", ["initrd", "@folder", "directory"]),

@@ -29,6 +29,12 @@ def test_defaults() -> None:
     assert (options.timeout, options.paused, options.guest, options.debugcon) == (None, False, None, None)
 
 
+def test_firmware_stands_for_the_image() -> None:
+    made = config("-bios sea.bin -m 64")
+    assert (made.boot.kernel, made.boot.fmt) == ("sea.bin", "bios")
+    assert made == config("-kernel sea.bin -format bios -m 64")
+
+
 @pytest.mark.parametrize("dashes", ["-", "--"])
 def test_one_dash_or_two_and_a_value_behind_an_equals_sign(dashes: str) -> None:
     spaced = Options([f"{dashes}kernel", "k", f"{dashes}append", "a=b c", f"{dashes}no-reboot"]).config

@@ -20,6 +20,19 @@ def card(name: str = "card", **options: int) -> PciFunction:
     return PciFunction(name, 0x1AF4, 0x1042, 0x01_80_00, **options)
 
 
+def test_a_line_can_be_held_against_firmware_that_does_not_know_the_board() -> None:
+    world = World()
+    world.bus.plug(card(), 3)
+    world.bus.assign()
+    line = world.read(3, 0x3C, 1)
+    world.write(3, 0x3C, 0x99, size=1)
+    assert world.read(3, 0x3C, 1) == 0x99
+    world.write(3, 0x3C, line, size=1)
+    world.bus.hold_lines()
+    world.write(3, 0x3C, 0xFF, size=1)
+    assert world.read(3, 0x3C, 1) == line in layout.PCI_IRQS
+
+
 # --- mechanism 1 -------------------------------------------------------------------------------------------------------
 def test_the_address_register_takes_doublewords_only() -> None:
     ports = World().ports

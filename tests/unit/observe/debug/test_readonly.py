@@ -31,6 +31,11 @@ def test_pieces_around_pages() -> None:
     ]
 
 
+def test_rom_stays_rom() -> None:
+    rom = Region(0x100 * 4096, memoryview(bytearray(4 * 4096)), HOST, RO)
+    assert {flags for *_, flags in split(rom, {0x101})} == {RO}
+
+
 def test_every_page_is_in_one_piece_of_its_kind() -> None:
     source = random.Random(3)
     for _ in range(200):
