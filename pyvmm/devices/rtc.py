@@ -232,6 +232,7 @@ class Rtc:
         if value & state.ram[B] & C_FLAGS:
             value |= C_IRQF
         state.flags = 0
+        self.irq.set(False)  # now, even if the next interrupt is due by the time ``_update`` looks: the PIC waits for an edge
         self._update()
         return value
 

@@ -197,6 +197,17 @@ def test_periodic_interrupt_rates(rig: Rig, rate: int, hertz: int) -> None:
     assert served in (hertz, hertz + 1)
 
 
+def test_the_line_goes_down_even_where_the_next_tick_is_due_while_register_c_is_read(rig: Rig) -> None:
+    """Else the PIC, which takes this line's edges, never hears of it again (iPXE on a slow host)."""
+    rig.o(B, 0x42)
+    rig.time.advance(2 * MS)
+    assert rig.line.level
+    edges, clock, looks = rig.line.edges, rig.rtc.wall_clock, iter(range(1, 1000))
+    rig.rtc.wall_clock = lambda: clock() + next(looks) * MS  # each look at the clock comes a period after the one before
+    assert rig.i(C) & rtc.C_IRQF
+    assert (rig.line.level, rig.line.edges) == (1, edges + 1)
+
+
 def test_periodic_rate_zero_is_off(rig: Rig) -> None:
     rig.o(A, 0x20)
     rig.o(B, 0x42)
