@@ -220,10 +220,43 @@ class VirtQueue:
             return None
         return head, first, before, second, length, also == SECOND_WRITTEN, third, behind
 
+    def buffers(self, total: int, most: int) -> list[tuple[int, int, int]] | None:
+        """(head, address, length) of what comes next, as far as ``total`` bytes need: one device-writable buffer in ``low`` each.
+
+        The queue does not move on: add their number to ``last_avail`` to take them. None: they are of another kind, too few, or more
+        than ``most``; ``pop`` tells.
+        """
+        avail, table, unpack = self._avail, self._table, _DESC.unpack_from
+        size, mask, low_end, last = self.size, self._mask, self.low_end, self.last_avail
+        left = avail[1] - last & 0xFFFF
+        if left + (last - self.next_used & 0xFFFF) > size:
+            return None
+        if left > most:
+            left = most
+        found = []
+        while total > 0:
+            head = avail[2 + (last & mask)]
+            if not left or head >= size:
+                return None
+            address, length, flags, _ = unpack(table, head << 4)
+            if flags != DESC_WRITE or not length or address + length > low_end:
+                return None
+            found.append((head, address, length))
+            total -= length
+            last += 1
+            left -= 1
+        return found
+
     def _walked(self, head: int) -> Chain:
         index = head
         size = self.size
         table = self._table
+        if head < size:  # one buffer, as most of a network card's are; anything else is read again and walked
+            address, length, flags, _ = _DESC.unpack_from(table, head << 4)
+            end = address + length
+            if not flags & ~DESC_WRITE and length and end <= self.low_end:
+                views = [self.low[address:end]]
+                return Chain(head, [], views, 0, length) if flags else Chain(head, views, [], length, 0)
         entries = left = size
         low = self.low
         low_end = self.low_end
