@@ -6,7 +6,8 @@ import struct
 from typing import Any
 
 from pyvmm.backends.net.backend import Wire
-from pyvmm.devices.virtio.net import CONTROL, HEADER, RX, TX, NetOptions, VirtioNet
+from pyvmm.devices.virtio.net import CONTROL, RX, TX, NetOptions, VirtioNet
+from pyvmm.devices.virtio.net_buffers import HEADER
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory
 from tests.support.packets import MAC

@@ -43,7 +43,7 @@ TSO4, TSO6 = 2, 4  # of NetBackend.set_offload
 _LEAST_MSS = 64  # a hostile guest's MSS of 1 would have each segment cut into 16,000; other stacks have a bound too
 _FLOWS = 4096  # connections whose MSS is known; a long-lived one that is forgotten gets the default below
 _SYN_MAX = ETH_HEADER + 40 + 60  # a SYN has no data: IPv6 header, longest TCP header
-_SYN_MIN = ETH_HEADER + 40
+_SYN_MIN, _PLAIN_IPV4 = ETH_HEADER + 40, 0x45  # what IPv4 begins with when it has no options: no look at the rest is needed then
 _SYN, _MSS = 2, 2
 _DEFAULT_MSS = {True: 536, False: 1220}  # IPv4, IPv6 without the option (RFC 9293 3.7.1)
 _UDP = 17
@@ -77,7 +77,7 @@ class LargeFrames:
             if whole is None:
                 return [bytes(piece) for piece in complete(frame, header)]
             data = bytes(whole)
-        if _SYN_MIN <= len(data) <= _SYN_MAX and (data[23] == PROTOCOL_TCP or data[20] == PROTOCOL_TCP):
+        if _SYN_MIN <= len(data) <= _SYN_MAX and (data[14] != _PLAIN_IPV4 or data[47] & _SYN and data[23] == PROTOCOL_TCP):
             at = _tcp(data)
             if at and data[at + 13] & _SYN:
                 data = self._opened(data, at)
@@ -109,7 +109,7 @@ class LargeFrames:
         """What the card gets for a frame of the stack's: frames with their virtio_net_hdr, if they need one."""
         size = len(frame)
         if size <= _SYN_MAX:
-            if size >= _SYN_MIN and (frame[23] == PROTOCOL_TCP or frame[20] == PROTOCOL_TCP):
+            if size >= _SYN_MIN and (frame[14] != _PLAIN_IPV4 or frame[47] & _SYN and frame[23] == PROTOCOL_TCP):
                 at = _tcp(frame)
                 if at and frame[at + 13] & _SYN:
                     field = _mss_field(frame, at)
@@ -136,7 +136,7 @@ class LargeFrames:
 
 def _tcp(frame: Buffer) -> int:
     """Where the TCP header of an IPv4 or IPv6 frame without VLAN tag begins; 0: there is none, or not all of it."""
-    kind = bytes(frame[12:14])
+    kind = frame[12:14]
     if kind == _IPV4 and len(frame) >= ETH_HEADER + 40 and frame[23] == PROTOCOL_TCP and not (frame[20] << 8 | frame[21]) & 0x1FFF:
         at = ETH_HEADER + 4 * (frame[ETH_HEADER] & 15)
     elif kind == _IPV6 and len(frame) >= ETH_HEADER + 60 and frame[20] == PROTOCOL_TCP:

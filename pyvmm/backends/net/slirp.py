@@ -74,8 +74,7 @@ class SlirpWire(Wire):
         self._failure: BaseException | None = None
         self._large = LargeFrames(STACK_MTU if large else MTU)
         self._queue: list[tuple[Frame, bytes | None]] = []  # for the guest: frame, offload header
-        self._wanted: list[tuple[int, int]] = []  # (descriptor, SLIRP_POLL_*) since the last fill
-        self._before: list[tuple[int, int]] = []  # and at the one before
+        self._wanted: dict[int, int] = {}  # descriptor: SLIRP_POLL_*, since the last fill
         self._watched: dict[int, int] = {}  # descriptor: epoll events
         self._ready: dict[int, int] = {}
         self._flows: set[int] = set()
@@ -86,6 +85,8 @@ class SlirpWire(Wire):
         self._stale = True  # the epoll does not hold what was wanted last
         self._timer: LoopTimer | None = None
         self._timeout = ctypes.c_uint32()
+        self._timeout_at = ctypes.byref(self._timeout)
+        self._soonest: int | None = None  # when the first alarm is due
         self._epoll = select.epoll()
         self._add_poll = abi.AddPoll(self._on_add_poll)  # these live as long as C may call them
         self._get_events = abi.GetEvents(self._on_get_events)
@@ -183,36 +184,45 @@ class SlirpWire(Wire):
         self._ready = dict(self._epoll.poll(0))
         if not due and not self._ready:
             return
+        if self._soonest is not None and self._soonest <= monotonic_ns():
+            self._ring()
+        self._library.poll(self._slirp, 0, self._get_events, None)
+        if self._failure is not None:
+            self._check()
+        if not self._queue or self._deliver():
+            self._fill()
+
+    def _ring(self) -> None:
+        """Alarms whose time has come."""
         now = monotonic_ns()
         for alarm in list(self._alarms.values()):
             if alarm.due is not None and alarm.due <= now:
                 alarm.due = None
                 alarm.call()
-        self._library.poll(self._slirp, 0, self._get_events, None)
-        self._check()
-        if self._deliver():
-            self._fill()
+        self._look_for_soonest()
+
+    def _look_for_soonest(self) -> None:
+        self._soonest = min((alarm.due for alarm in self._alarms.values() if alarm.due is not None), default=None)
 
     def _deliver(self) -> bool:
         """Hands frames to the card. False: not all, so let the sockets wait; it goes on by ``resume`` or the timer."""
         queue, nic = self._queue, self._nic
         if not queue:
             return True
-        count, done = min(len(queue), BUDGET), 0
+        done, several = 0, nic is not None and len(queue) > 1
         self._delivering = True
-        if nic is not None and count > 1:
-            nic.burst(True)
+        if several:
+            nic.burst(True)  # type: ignore[union-attr]
         try:
-            while done < count:
-                frame, header = queue[done]
+            for frame, header in queue[:BUDGET]:
                 if not self._offer(frame, header):
                     self._pause()
                     return False
                 done += 1
         finally:
             del queue[:done]
-            if nic is not None and count > 1:
-                nic.burst(False)
+            if several:
+                nic.burst(False)  # type: ignore[union-attr]
             self._delivering = False
         if queue and self._timer is not None:
             self._timer.arm(monotonic_ns())
@@ -227,29 +237,24 @@ class SlirpWire(Wire):
 
     def _fill(self) -> None:
         """Asks which descriptors and which moment to wait for."""
-        wanted, timeout = self._before, self._timeout
-        wanted.clear()
-        self._before, self._wanted = self._wanted, wanted
-        timeout.value = _FOR_EVER
-        self._library.fill(self._slirp, ctypes.byref(timeout), self._add_poll, None)
-        self._check()
-        if wanted != self._before or self._stale:
+        before, self._wanted = self._wanted, {}
+        self._timeout.value = _FOR_EVER
+        self._library.fill(self._slirp, self._timeout_at, self._add_poll, None)
+        if self._failure is not None:
+            self._check()
+        if self._stale or self._wanted != before:
             self._stale = False
             self._rewatch()
-        due = [alarm.due for alarm in self._alarms.values() if alarm.due is not None]
-        if timeout.value < _IDLE_MS:
-            due.append(monotonic_ns() + timeout.value * 1_000_000)
-        timer = self._timer
-        if due and timer is not None:
-            soonest = min(due)
-            if timer.due is None or soonest < timer.due:  # one that is set and comes too early costs less than setting it each time
-                timer.arm(soonest)
+        due, timeout, timer = self._soonest, self._timeout.value, self._timer
+        if timeout < _IDLE_MS:
+            then = monotonic_ns() + timeout * 1_000_000
+            due = then if due is None else min(due, then)
+        if due is not None and timer is not None and (timer.due is None or due < timer.due):
+            timer.arm(due)  # one that is set and comes too early costs less than setting it each time
 
     def _rewatch(self) -> None:
         """The epoll follows what is wanted."""
-        wanted: dict[int, int] = {}
-        for fd, events in self._wanted:
-            wanted[fd] = wanted.get(fd, 0) | _TO_EPOLL[events & 31]
+        wanted = {fd: _TO_EPOLL[events & 31] for fd, events in self._wanted.items()}
         for fd in self._watched.keys() - wanted.keys():
             self._forget(fd)
         for fd, mask in wanted.items():
@@ -296,9 +301,9 @@ class SlirpWire(Wire):
         return abi.Callbacks(
             abi.SendPacket(self._on_packet),
             abi.GuestError(guard(self._ignore, None)),
-            abi.Clock(lambda _opaque: monotonic_ns()),
+            abi.Clock(monotonic_ns),
             abi.TimerNew(guard(self._on_timer_new, None)),
-            abi.TimerFree(guard(lambda timer, _opaque: self._alarms.pop(timer, None), None)),
+            abi.TimerFree(guard(self._on_timer_free, None)),
             abi.TimerMod(guard(self._on_timer_mod, None)),
             abi.PollFd(guard(self._on_register, None)),
             abi.PollFd(guard(self._on_unregister, None)),
@@ -335,6 +340,11 @@ class SlirpWire(Wire):
     def _on_timer_mod(self, timer: int, expire_ms: int, _opaque: object) -> None:
         if timer in self._alarms:
             self._alarms[timer].due = expire_ms * 1_000_000
+            self._look_for_soonest()
+
+    def _on_timer_free(self, timer: int, _opaque: object) -> None:
+        self._alarms.pop(timer, None)
+        self._look_for_soonest()
 
     def _on_register(self, fd: int, _opaque: object) -> None:
         self._flows.add(fd)
@@ -347,14 +357,12 @@ class SlirpWire(Wire):
         self._asked, self._stale = max(self._asked, _LOOK), True
 
     def _on_add_poll(self, fd: int, events: int, _opaque: object) -> int:
-        wanted = self._wanted
-        wanted.append((fd, events))
-        return len(wanted) - 1
+        self._wanted[fd] = events
+        return fd  # its "index": it is asked for by this number
 
-    def _on_get_events(self, index: int, _opaque: object) -> int:
-        fd, asked = self._wanted[index] if 0 <= index < len(self._wanted) else (-1, 0)
+    def _on_get_events(self, fd: int, _opaque: object) -> int:
         ready = self._ready.get(fd, 0)
-        return _FROM_EPOLL[ready & 31] & (asked | 24)  # errors and hang-ups come unasked
+        return ready and _FROM_EPOLL[ready & 31] & (self._wanted.get(fd, 0) | 24)  # errors and hang-ups come unasked
 
 
 def _concerns(frame: bytes) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pyvmm.devices.virtio import net_features as f
 from pyvmm.devices.virtio.device import VirtioDevice, read_bytes
+from pyvmm.devices.virtio.net_buffers import HEADER, LARGE, MERGE_MAX, merge, scatter, spread
 from pyvmm.devices.virtio.net_control import COMMAND_MAX, STATUS_ANNOUNCE, STATUS_LINK_UP, Filter, NetState, execute
 from pyvmm.devices.virtio.queue import QueueError
 from pyvmm.net.frames import (
@@ -33,14 +34,11 @@ if TYPE_CHECKING:
     from pyvmm.devices.virtio.device import Loop
     from pyvmm.devices.virtio.queue import Chain, VirtQueue
     from pyvmm.ioloop import IoLoop
-    from pyvmm.scatter import Views
 
     Frame = bytes | bytearray | memoryview
 
 RX, TX, CONTROL = 0, 1, 2
-HEADER = OFFLOAD_HEADER.size
 MAX_FRAME = 65535 + ETH_HEADER + 8  # the longest IP packet behind two VLAN tags
-MERGE_MAX = 256  # buffers for one received frame
 TURN = 512  # units of work: requests, frames, 2 KiB of data
 _UNIT_SHIFT = 11
 _CONTROL_SIZE = 64
@@ -273,6 +271,10 @@ class VirtioNet(VirtioDevice):
 
     def _fill(self, queue: VirtQueue, frame: Frame) -> bool:
         """Puts header and frame into the driver's buffers. False: there are too few."""
+        size = len(frame)
+        if self._mergeable and size > LARGE and spread(queue, self._header, frame):
+            self._received(queue)
+            return True
         chain = queue.pop()
         if chain is None:
             if not queue.enable_kicks():
@@ -281,7 +283,6 @@ class VirtioNet(VirtioDevice):
             chain = queue.pop()
             if chain is None:
                 return False  # it has taken them back
-        size = len(frame)
         total = HEADER + size
         if chain.faulty or chain.writable_length < HEADER:
             raise QueueError(chain.faulty or f"a receive buffer of {chain.writable_length} bytes")
@@ -291,7 +292,7 @@ class VirtioNet(VirtioDevice):
                 view[:HEADER] = self._header
                 view[HEADER:total] = frame
             else:
-                _scatter(chain.writable, b"".join((self._header, frame)))
+                scatter(chain.writable, b"".join((self._header, frame)))
             queue.push(chain.head, total)
         elif not self._mergeable:  # 5.1.6.3.1: such a driver's buffers hold what it wants to get
             queue.put_back(1)
@@ -301,11 +302,14 @@ class VirtioNet(VirtioDevice):
             chains = self._gather(queue, chain, total)
             if not chains:
                 return self._taken
-            self._merge(queue, chains, frame)
+            merge(queue, chains, self._header, frame)
+        self._received(queue)
+        return True
+
+    def _received(self, queue: VirtQueue) -> None:
         self.counts.received += 1
         if not self._burst and queue.should_signal():
             self.signals.queue(RX)
-        return True
 
     def _gather(self, queue: VirtQueue, chain: Chain, total: int) -> list[Chain]:
         """Chains for ``total`` bytes. None of them when there are too few: ``_taken`` tells whether more can come."""
@@ -330,17 +334,6 @@ class VirtioNet(VirtioDevice):
             self.counts.rx_dropped += 1
             return []
         return chains
-
-    def _merge(self, queue: VirtQueue, chains: list[Chain], frame: Frame) -> None:
-        """5.1.6.3.2: header in the first, all given back at once."""
-        data = memoryview(b"".join((self._header[:10], len(chains).to_bytes(2, "little"), frame)))
-        used = []
-        for chain in chains:
-            part = data[: chain.writable_length]
-            _scatter(chain.writable, part)
-            used.append((chain.head, len(part)))
-            data = data[len(part) :]
-        queue.push_together(used)
 
     # --- transmit ----------------------------------------------------------------------------------------------------
     def _transmit(self, queue: VirtQueue) -> None:
@@ -437,12 +430,3 @@ def _kinds(features: int) -> frozenset[int]:
     """5.1.6.2.2: what a driver with these features may write into gso_type of a frame whose checksum is left to us."""
     kinds = [GSO_NONE, *(kind for kind, feature in _HOST.items() if features & feature)] if features & f.CSUM else []
     return frozenset(kinds + [kind | GSO_ECN for kind in kinds if kind and features & f.HOST_ECN])
-
-
-def _scatter(views: Views, data: Frame) -> None:
-    """Copies ``data`` into as many views as it needs."""
-    at = 0
-    for view in views:
-        part = data[at : at + len(view)]
-        view[: len(part)] = part
-        at += len(part)

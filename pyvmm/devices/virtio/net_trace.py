@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from pyvmm.devices.virtio.net import CONTROL, HEADER, MAX_FRAME, RX, TX
+from pyvmm.devices.virtio.net import CONTROL, MAX_FRAME, RX, TX
+from pyvmm.devices.virtio.net_buffers import HEADER
 from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_WRITE
 from pyvmm.net.words import checks, offload, summary
 
@@ -110,7 +111,7 @@ def attach(device: VirtioNet, say: Callable[[str], None]) -> Callable[[], None]:
             del own[method]
         device.backend = wire
         for queue in traced:
-            for method in ("pop", "push", "push_together", "put_back", "should_signal"):
+            for method in ("buffers", "pop", "push", "push_together", "put_back", "should_signal"):
                 vars(queue).pop(method, None)
 
     return detach
@@ -151,6 +152,7 @@ def _trace_ring(name: str, queue: VirtQueue, say: Callable[[str], None]) -> None
         return wanted
 
     vars(queue).update(
+        buffers=lambda total, most: None,  # one by one, by ``pop``
         pop=traced_pop, push=traced_push, push_together=traced_push_together, put_back=traced_put_back, should_signal=traced_should_signal
     )
 

@@ -9,7 +9,8 @@ import pytest
 from pyvmm.devices.virtio import net
 from pyvmm.devices.virtio import net_features as f
 from pyvmm.devices.virtio.core import DRIVER_OK, EVENT_IDX, NEEDS_RESET, VERSION_1
-from pyvmm.devices.virtio.net import HEADER, RX, TX, NetOptions
+from pyvmm.devices.virtio.net import RX, TX, NetOptions
+from pyvmm.devices.virtio.net_buffers import HEADER
 from tests.support.net_driver import NetRig, header, seeded
 from tests.support.network import frame
 from tests.support.packets import MAC, PEER, ipv4_tcp, ipv6_tcp, udp, valid
