@@ -42,6 +42,7 @@ IDLE_TICKS = 10
 SHORTAGE_NS = 1_000_000
 _NEVER = -(1 << 62)
 _ENTRY = Struct("<QII8s")  # struct kvm_coalesced_mmio: phys_addr, len, pio, data
+_PIO, _DATA = 12, 16  # where in it
 
 
 class CoalescedRing:
@@ -110,24 +111,32 @@ class CoalescedRing:
         if first == last or self._draining:
             return
         self._draining = True
-        page, entries = self._page, structs.COALESCED_RING_MAX
         data = bytearray()
         try:
             while first != last:
-                address, length, pio, value = _ENTRY.unpack_from(page, 8 + first * _ENTRY.size)
-                first = (first + 1) % entries
-                if pio:
-                    data.append(value[0])
-                    continue
-                if data:
-                    self.take_port(bytes(data))
-                    data.clear()
-                self.machine.mmio.write(address, length, int.from_bytes(value[:length], "little"))
+                end = last if first < last else structs.COALESCED_RING_MAX
+                entries = self._page[8 + first * _ENTRY.size : 8 + end * _ENTRY.size]
+                first = end % structs.COALESCED_RING_MAX
+                if 0 in entries[_PIO :: _ENTRY.size].tobytes():
+                    self._one_by_one(entries, data)
+                else:  # a console's bytes, thousands of them while a kernel boots
+                    data += entries[_DATA :: _ENTRY.size].tobytes()
             if data:
                 self.take_port(bytes(data))
         finally:
             indices[0] = first
             self._draining = False
+
+    def _one_by_one(self, entries: memoryview, data: bytearray) -> None:
+        """Hands over entries with MMIO among them, before each of those the port's bytes; what is left of these stays in ``data``."""
+        for address, length, pio, value in _ENTRY.iter_unpack(entries):
+            if pio:
+                data.append(value[0])
+                continue
+            if data:
+                self.take_port(bytes(data))
+                data.clear()
+            self.machine.mmio.write(address, length, int.from_bytes(value[:length], "little"))
 
     def stop(self) -> None:
         """No zones for now; they may come again while the guest runs."""

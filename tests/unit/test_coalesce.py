@@ -354,6 +354,20 @@ def test_console_and_card_keep_their_order_in_the_ring() -> None:
     assert seen == [1, b"ab", 2, 3, b"c"]
 
 
+def test_both_kinds_go_round_the_ring() -> None:
+    """The piece up to its end and the one from its beginning are read as one, whatever is in them."""
+    rig = _card_rig()
+    rig.console.exits(b"." * STREAK)
+    rig.console.sink.writes.clear()
+    for turn in range(40):
+        rig.console.queue(b"abc")
+        rig.queue(TAIL, turn)
+        rig.console.queue(b"de" * 10)
+        rig.drain()
+    assert rig.console.sink.writes == [b"abc", b"de" * 10] * 40
+    assert rig.card.written == [(TAIL, 4, turn) for turn in range(40)]
+
+
 def test_a_tap_sees_registers_too() -> None:
     rig = _card_rig()
     seen: list[Access] = []
