@@ -1,6 +1,6 @@
-"""Reads and writes that wait for nothing, answered in a row: one buffer each, of a raw file. A deep queue is mostly that.
+"""Reads and writes of a raw file that wait for nothing, answered in a row: nearly all that Linux asks for.
 
-``VirtioBlk.serve`` can do all of it, with a Request for each, in twice the bytecodes. What is not plain is left to it untouched,
+``VirtioBlk.serve`` can do all of it, with a Request for each, in up to twice the bytecodes. What is not plain is left to it untouched,
 so that every rule has its one place there: this file only has to be at least as strict. Sections are those of the Virtio
 specification 1.2.
 """
@@ -37,14 +37,16 @@ class Quick:
         cached: the host has told of a read that it need not wait.
     """
 
-    __slots__ = ("backend", "refused", "cached", "_queue", "_disk", "_reads", "_writes", "_table", "_avail", "_used", "_elements")
+    __slots__ = (
+        "backend", "refused", "cached", "_queue", "_disk", "_reads", "_writes", "_table", "_avail", "_used", "_elements", "_tables",
+    )  # fmt: skip
 
     def __init__(self, queue: VirtQueue, disk: Disk, backend: RawFile, reads: Waits, writes: Waits) -> None:
         self.backend = backend
         self.refused = self.cached = False
         self._queue, self._disk = queue, disk
         self._reads, self._writes = reads, writes
-        self._table, self._avail, self._used, self._elements = queue.parts()
+        self._table, self._avail, self._used, self._elements, self._tables = queue.parts()
 
     def answer(self, lane: Any, most: int, through: bool) -> int:
         """Answers up to ``most`` requests of one kind from the front of the queue; returns how many. Nobody else may push meanwhile.
@@ -55,7 +57,7 @@ class Quick:
         """
         queue, disk = self._queue, self._disk
         avail, size, end = self._avail, queue.size, queue.low_end
-        table, low, mask = self._table, queue.low, queue.size - 1
+        table, tables, low, mask = self._table, self._tables, queue.low, queue.size - 1
         last, available = queue.last_avail, avail[1]
         # As in ``pop``: chains in flight own descriptors, too
         if (available - last & 0xFFFF) + (last - queue.next_used & 0xFFFF) > size:
@@ -67,13 +69,21 @@ class Quick:
             if head >= size:
                 break
             address, length, link = _linked(table, head << 4)
-            if length != 48 or link & 0xFFFF != DESC_INDIRECT or address + 48 > end:
+            if link & 0xFFFF != DESC_INDIRECT or address + length > end:
                 break
-            header, room, link, buffer, length, also, status, rest, ends = _three(low, address)
-            if room != 16 or link != FIRST or rest != 1 or ends & 0xFFFF != DESC_WRITE:
-                break
-            if header + 16 > end or buffer + length > end or status >= end or not length:
-                break
+            if length == 48:
+                header, room, link, buffer, length, also, status, rest, ends = _three(low, address)
+                if room != 16 or link != FIRST or rest != 1 or ends & 0xFFFF != DESC_WRITE:
+                    break
+                if header + 16 > end or buffer + length > end or status >= end or not length:
+                    break
+                many = None
+            else:
+                found = None if length & 15 or tables is None else tables.block(low[address : address + length], length >> 4)
+                if found is None:
+                    break
+                inward, header, status, many = found
+                length, also = many.length, SECOND_WRITTEN if inward else SECOND_READ
             kind, _, sector = _header(low, header)
             offset = sector << 9
             if (length | offset) & disk.mask or offset + length > disk.size:
@@ -95,13 +105,17 @@ class Quick:
                 backend, elements, used = self.backend, self._elements, self._used
             try:
                 if kind == OUT:
-                    backend.write(offset, [low[buffer : buffer + length]])
+                    backend.write(offset, [low[buffer : buffer + length]] if many is None else many)
                     written = 1
-                elif _preadv(backend.fd, (low[buffer : buffer + length],), offset, flags) == length:
-                    written = length + 1
                 else:
-                    self.refused = bool(flags)
-                    break
+                    if many is None:
+                        got = _preadv(backend.fd, (low[buffer : buffer + length],), offset, flags)
+                    else:
+                        got = many.preadv(backend.fd, offset, flags)
+                    if got != length:
+                        self.refused = bool(flags)
+                        break
+                    written = length + 1
             except BlockingIOError:
                 self.refused = bool(flags)
                 break

@@ -33,7 +33,7 @@ from array import array
 
 from pyvmm.devices.virtio.queue import DESC_NEXT, DESC_WRITE, TOTAL_MAX
 from pyvmm.layout import PAGE
-from pyvmm.scatter import IOV_MAX, Scatter
+from pyvmm.scatter import IOV_MAX, IOVEC, Scatter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,28 +51,38 @@ _KEPT = 4096  # lanes in all the shapes that are kept, 100 bytes each and as oft
 
 
 class _Shape:
-    """The constants for tables of ``count`` descriptors."""
+    """The constants for tables of ``count`` descriptors. Drivers use many counts, so this is made of slices."""
 
-    __slots__ = ("reading", "writing", "usual_reading", "usual_writing", "usual_total", "zeros", "length", "room", "sign", "host")
+    __slots__ = ("reading", "writing", "usual_reading", "usual_writing", "usual_total", "zeros", "lanes")
 
-    def __init__(self, count: int, end: int, host: int) -> None:
-        def lanes(value: int) -> int:
-            return int.from_bytes(value.to_bytes(8, "little") * count, "little")
-
-        def chained(readable: int) -> array[int]:
-            words = [DESC_NEXT | (0 if i < readable else DESC_WRITE) | i + 1 << 16 for i in range(count)]
-            words[-1] = DESC_WRITE  # it ends the chain: what its next says means nothing, and is not looked at
-            return array("I", words)
-
-        self.reading = chained(1)  # a header, then what the device writes
-        self.writing = chained(count - 1)  # all for the device to read, but a status
-        lengths = [_HEADER, *[PAGE] * (count - 2), _STATUS]
-        self.usual_reading, self.usual_writing = (
-            array("Q", (link << 32 | length for link, length in zip(links, lengths, strict=True))) for links in (self.reading, self.writing)
-        )
-        self.usual_total = sum(lengths)
+    def __init__(self, count: int) -> None:
+        if not _links:
+            _links[:] = [array("I", (DESC_NEXT | flags | i + 1 << 16 for i in range(IOV_MAX))) for flags in (0, DESC_WRITE)]
+        self.writing = _links[0][:count]  # all for the device to read, but a status
+        self.reading = _links[1][:count]  # a header, then what the device writes
+        self.reading[0] = _links[0][0]
+        self.reading[-1] = self.writing[-1] = DESC_WRITE  # it ends the chain: what its next says means nothing, and is not looked at
+        words = array("I", (PAGE,)) * (2 * count)
+        words[0], words[-2] = _HEADER, _STATUS
+        words[1::2] = self.reading
+        self.usual_reading = array("Q", words.tobytes())
+        words[1::2] = self.writing
+        self.usual_writing = array("Q", words.tobytes())
+        self.usual_total = _HEADER + PAGE * (count - 2) + _STATUS
         self.zeros = bytes(count)
-        self.length, self.room, self.sign, self.host = lanes(_LENGTH), lanes(_BIT_63 - 1 - end), lanes(_BIT_63), lanes(host)
+        self.lanes: tuple[int, int, int, int] | None = None  # of a length's bits, the room, the sign, the host address: when needed
+
+    def computed(self, end: int, host: int) -> tuple[int, int, int, int]:
+        """``lanes``, for a memory that ends there and begins at that host address."""
+        count = len(self.zeros)
+        length, room, sign, base = (
+            int.from_bytes(value.to_bytes(8, "little") * count, "little") for value in (_LENGTH, _BIT_63 - 1 - end, _BIT_63, host)
+        )
+        self.lanes = length, room, sign, base
+        return self.lanes
+
+
+_links: list[array[int]] = []  # flags and next of descriptors that go on with the one behind them, to read and to write
 
 
 class Tables:
@@ -101,6 +111,31 @@ class Tables:
 
         Of the two one is a Scatter and one a list with one view. None: it is not a plain one, walk it.
         """
+        judged = self._judged(table, count)
+        if judged is None:
+            return None
+        iovecs, total, reading = judged
+        every = Scatter(self._memory, self._host, iovecs, total)
+        alone = every.pop(0 if reading else -1)
+        if reading:
+            return [alone], every, len(alone), every.length
+        return every, [alone], every.length, len(alone)
+
+    def block(self, table: memoryview, count: int) -> tuple[bool, int, int, Scatter] | None:
+        """A block request (5.2.6) with header and status in buffers of their own: whether the device writes the data; guest addresses of
+        header and status; the data. None: it is not such a one, or no plain table."""
+        judged = self._judged(table, count)
+        if judged is None:
+            return None
+        iovecs, total, reading = judged
+        (header, size), (status, rest) = IOVEC.unpack_from(iovecs), IOVEC.unpack_from(iovecs, len(iovecs) - 16)
+        if size != _HEADER or rest != _STATUS:
+            return None
+        data = Scatter(self._memory, self._host, iovecs[16:-16], total - _HEADER - _STATUS)
+        return reading, header - self._host, status - self._host, data
+
+    def _judged(self, table: memoryview, count: int) -> tuple[bytes, int, bool] | None:
+        """Iovecs of all buffers, their bytes, whether the device writes all but the first. None: the table is not plain."""
         if not LEAST <= count <= IOV_MAX:
             return None
         shape = self._shapes.get(count) or self._shape(count)
@@ -121,7 +156,7 @@ class Tables:
             if total > TOTAL_MAX or not all(lengths):
                 return None
         iovecs = (self._moved(data, shape) if self._moves else None) or self._computed(data, shape)
-        return None if iovecs is None else self._split(iovecs, total, reading)
+        return None if iovecs is None else (iovecs, total, reading)
 
     def _moved(self, data: bytes, shape: _Shape) -> bytes | None:
         """The iovecs, if no buffer is of 16 MiB or may reach behind the memory; else None: compute them."""
@@ -147,26 +182,20 @@ class Tables:
         if data[6::16] != shape.zeros or data[7::16] != shape.zeros:
             return None  # from 2**48 on
         quads = array("Q", data)
+        length, room, sign, host = shape.lanes or shape.computed(len(self._memory), self._host)
         addresses = int.from_bytes(quads[::2], "little")
-        lengths = int.from_bytes(quads[1::2], "little") & shape.length
-        if addresses + lengths + shape.room & shape.sign:
+        lengths = int.from_bytes(quads[1::2], "little") & length
+        if addresses + lengths + room & sign:
             return None
         size = len(data) >> 1
-        quads[::2] = array("Q", (addresses + shape.host).to_bytes(size, "little"))
+        quads[::2] = array("Q", (addresses + host).to_bytes(size, "little"))
         quads[1::2] = array("Q", lengths.to_bytes(size, "little"))
         return quads.tobytes()
-
-    def _split(self, iovecs: bytes, total: int, reading: bool) -> tuple[Views, Views, int, int]:
-        every = Scatter(self._memory, self._host, iovecs, total)
-        alone = every.pop(0 if reading else -1)
-        if reading:
-            return [alone], every, len(alone), every.length
-        return every, [alone], every.length, len(alone)
 
     def _shape(self, count: int) -> _Shape:
         if self._kept + count > _KEPT:
             self._shapes.clear()
             self._kept = 0
         self._kept += count
-        shape = self._shapes[count] = _Shape(count, len(self._memory), self._host)
+        shape = self._shapes[count] = _Shape(count)
         return shape

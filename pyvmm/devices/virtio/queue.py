@@ -143,10 +143,10 @@ class VirtQueue:
             self._tables = Tables(self.low, self._low_host)
         return self._tables is not None
 
-    def parts(self) -> tuple[memoryview, memoryview, memoryview, memoryview]:
+    def parts(self) -> tuple[memoryview, memoryview, memoryview, memoryview, Tables | None]:
         """For a device that needs no Chain for what is plain: the descriptor table in bytes, the available ring and the used ring in words
-        of 16 bits, and the used ring in words of 32, with element i at 1 + 2i (id) and 2 + 2i (length)."""
-        return self._table, self._avail, self._used, self._elements
+        of 16 bits, the used ring in words of 32, with element i at 1 + 2i (id) and 2 + 2i (length); what takes long tables."""
+        return self._table, self._avail, self._used, self._elements, self._tables
 
     def track(self, on: bool) -> None:
         """Whether memory keeps a record of what is written: every buffer comes from ``memory.view`` then. Not during ``pop``."""

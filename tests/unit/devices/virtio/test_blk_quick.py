@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm import scatter
+from pyvmm.backends.block import raw
 from pyvmm.backends.block.raw import RawFile
 from pyvmm.devices.virtio import blk, blk_config, blk_quick, blk_waits
 from pyvmm.devices.virtio import blk_request as kinds
@@ -108,28 +109,33 @@ def put(sides: tuple[Side, ...], gpa: int, data: bytes) -> None:
 
 
 def request(
-    sides: tuple[Side, ...], slot: int, kind: int, sector: int, length: int, chance: random.Random | None = None, spoil: float = 0.0
+    sides: tuple[Side, ...],
+    slot: int,
+    kind: int,
+    sector: int,
+    lengths: tuple[int, ...],
+    chance: random.Random | None = None,
+    spoil: float = 0.0,
 ) -> None:
-    """Makes a request in one table of three available; with ``spoil``, how likely each word of it is something else."""
+    """Makes a request in one table available; with ``spoil``, how likely each word of it is something else."""
 
     def word(usual: int, *others: int) -> int:
         return chance.choice(others) if chance is not None and chance.random() < spoil else usual
 
-    table, header, buffer, status = TABLES + 48 * slot, HEADERS + 16 * slot, BUFFERS + 0x1000 * slot, STATUSES + 8 * slot
+    table, header, buffer, status = TABLES + 0x400 * slot, HEADERS + 16 * slot, BUFFERS + 0x1000 * slot, STATUSES + 8 * slot
     put(sides, header, struct.pack("<IIQ", word(kind, 0, 1, 4, 8, 77), 0, word(sector, 0, 127, 128, 1 << 55, (1 << 64) - 8)))
     put(sides, buffer, bytes([slot]) * 64 + bytes(4032))
-    middle = DESC_WRITE if kind == kinds.IN else 0
-    for at, (address, size, flags) in enumerate(
-        (
-            (header, word(16, 0, 8, 15, 17, 32), word(DESC_NEXT, 0, DESC_NEXT | DESC_WRITE)),
-            (buffer, word(length, 0, 1, 511, 1024, 0xFFFF_FFFF), word(DESC_NEXT | middle, DESC_NEXT, DESC_NEXT | DESC_WRITE, middle)),
-            (status, word(1, 0, 2, 513), word(DESC_WRITE, 0, DESC_NEXT | DESC_WRITE)),
-        )
-    ):
+    middle = DESC_NEXT | (DESC_WRITE if kind == kinds.IN else 0)
+    parts = [(header, word(16, 0, 8, 15, 17, 32), word(DESC_NEXT, 0, DESC_NEXT | DESC_WRITE))]
+    for at, length in enumerate(lengths):
+        flags = word(middle, DESC_NEXT, DESC_NEXT | DESC_WRITE, middle & ~DESC_NEXT)
+        parts.append((buffer + at * 512 % 4096, word(length, 0, 1, 511, 1024, 0xFFFF_FFFF), flags))
+    parts.append((status, word(1, 0, 2, 513), word(DESC_WRITE, 0, DESC_NEXT | DESC_WRITE)))
+    for at, (address, size, flags) in enumerate(parts):
         where, following = word(address, MEMORY - 1, MEMORY, 1 << 63, (1 << 64) - 16, address + 1), word(at + 1, 0, 2, 3)
         for side in sides:
             side.ring.set_descriptor(at, where, size, flags, following, table)
-    where, size = word(table, MEMORY - 16, 1 << 62), word(48, 0, 16, 32, 47, 64)
+    where, size = word(table, MEMORY - 16, 1 << 62), word(16 * len(parts), 0, 16, 32, 47, 48, 64)
     flags = word(DESC_INDIRECT, DESC_INDIRECT | DESC_WRITE, DESC_INDIRECT | DESC_NEXT, 0)
     head = word(slot, ENTRIES - 1, ENTRIES, 0xFFFF)
     for side in sides:
@@ -153,8 +159,9 @@ def test_the_short_way_does_what_the_long_one_does(tmp_path: Path, features: int
         spoil = chance.choice((0, 0.003, 0.01, 0.05))
         for slot in range(chance.randrange(1, 41)):
             kind = chance.choice((kinds.IN, kinds.IN, kinds.IN, kinds.OUT, kinds.OUT, kinds.FLUSH, kinds.GET_ID))
-            sector, length = chance.choice((*range(0, 136, 8), 1 << 55)), chance.choice((logical, logical, 4096, 512))
-            request(sides, slot, kind, sector, length, chance, spoil)
+            sector = chance.choice((*range(0, 136, 8), 1 << 55))
+            lengths = chance.choice(((logical,), (logical,), (4096,), (512,), (512,) * 8, (512,) * 6, (512,) * 15 + (logical + 512,)))
+            request(sides, slot, kind, sector, lengths, chance, spoil)
         if chance.random() < 0.05:
             for side in sides:
                 side.ring.avail_index += chance.choice((ENTRIES, ENTRIES + 1)) if side is sides[0] else 0
@@ -171,6 +178,25 @@ def test_the_short_way_does_what_the_long_one_does(tmp_path: Path, features: int
         side.close()
 
 
+@pytest.mark.parametrize("kind", [kinds.IN, kinds.OUT])
+@pytest.mark.parametrize(
+    ("pieces", "header", "status", "more"), [(8, 15, 1, 0), (8, 17, 1, 0), (8, 16, 513, 0), (8, 16, 1, 8), (1, 16, 1, 8)]
+)
+def test_what_is_not_plain_in_a_long_table(tmp_path: Path, kind: int, pieces: int, header: int, status: int, more: int) -> None:
+    sides = tuple(Side(tmp_path / name, of, ALL) for name, of in (("short", RawFile), ("long", Kept)))
+    request(sides, 0, kind, 0, (512,) * pieces)
+    put(sides, TABLES + 8, struct.pack("<I", header))
+    put(sides, TABLES + 16 * (pieces + 1) + 8, struct.pack("<I", status))
+    put(sides, sides[0].ring.desc + 8, struct.pack("<I", 16 * (pieces + 2) + more))
+    put(sides, STATUSES, b"\xff" * 513)
+    said = [side.serve() for side in sides]
+    assert said[0] == said[1]
+    assert sides[0].state() == sides[1].state()
+    assert not sides[0].quick
+    for side in sides:
+        side.close()
+
+
 @pytest.fixture
 def side(tmp_path: Path) -> Side:
     return Side(tmp_path / "disk", RawFile, ALL)
@@ -178,11 +204,28 @@ def side(tmp_path: Path) -> Side:
 
 def read(side: Side, count: int, first: int = 0) -> None:
     for slot in range(first, first + count):
-        request((side,), slot, kinds.IN, 0, 512)
+        request((side,), slot, kinds.IN, 0, (512,))
 
 
 def statuses(side: Side, count: int) -> list[int]:
     return [side.memory.read(STATUSES + 8 * slot, 1)[0] for slot in range(count)]
+
+
+@pytest.mark.parametrize("kind", [kinds.IN, kinds.OUT])
+@pytest.mark.parametrize("pieces", [1, 6, 62])
+def test_one_call_of_the_kernel_for_a_request(side: Side, monkeypatch: pytest.MonkeyPatch, kind: int, pieces: int) -> None:
+    calls: list[int] = []
+    for module, name in ((blk_quick, "_preadv"), (raw.os, "pwritev")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *call, real=real: (calls.append(len(call[1])), real(*call))[1])
+    for name, real in list(scatter._calls.items()):
+        monkeypatch.setitem(scatter._calls, name, lambda *call, real=real: (calls.append(call[2]), real(*call))[1])
+    request((side,), 0, kind, 0, (512,) * pieces)
+    side.memory.write(STATUSES, b"\xff")
+    side.serve()
+    assert calls == [pieces]
+    assert side.quick == 1 and statuses(side, 1) == [kinds.OK]
+    side.close()
 
 
 def faulty(monkeypatch: pytest.MonkeyPatch, answers: list[object]) -> list[int]:
@@ -224,8 +267,6 @@ def test_a_host_that_finds_a_part_makes_the_rest_wait(side: Side, monkeypatch: p
 
 
 def test_a_file_system_without_such_reads_is_asked_once(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyvmm.backends.block import raw
-
     flags = faulty(monkeypatch, [OSError(errno.EOPNOTSUPP, "")])
     system = FaultySystem()
     system.planned = {"preadv": [-errno.EOPNOTSUPP]}
@@ -246,7 +287,7 @@ def test_an_error_is_found_and_told_by_the_long_way(side: Side, capfd: pytest.Ca
     os.truncate(side.path, 0)
     put((side,), STATUSES, b"\xff" * 16)
     read(side, 1)
-    request((side,), 1, kinds.OUT, 0, 512)
+    request((side,), 1, kinds.OUT, 0, (512,))
     side.serve()
     assert statuses(side, 2) == [kinds.IOERR] * 2
     assert not side.quick and not side.path.stat().st_size
