@@ -73,8 +73,6 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     port(layout.PORT_FW_CFG, FW_CFG_LENGTH, fw_cfg, width=8)
     if firmware:
         fw_cfg.items.update(firmware.items(config))
-        for name, data in firmware.files(config).items():
-            fw_cfg.add_file(name, data)
     if debugcon is not None:
         debugcon.attach(loop)
         port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)
@@ -89,6 +87,8 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     pci.assign()
     if firmware:
         pci.hold_lines()
+        for name, data in firmware.files(config, machine.cards.slots if machine.cards else []).items():
+            fw_cfg.add_file(name, data)
 
 
 def _firmware(config: Config) -> Any:

@@ -51,6 +51,7 @@ class Cards:
         self.threads: list[IoThread] = []
         self.workers = Workers(machine.crashed)
         self.nics: Nics | None = None  # None: there are no network cards
+        self.slots: list[tuple[DeviceConfig, int]] = []  # of those on PCI
         self._places = layout.virtio_mmio(machine.config.devices)
         try:
             for index, config in enumerate(machine.config.devices):
@@ -93,7 +94,7 @@ class Cards:
 
     def _e1000(self, config: DeviceConfig) -> None:
         card = self._nics().e1000(self._name("e1000-nic", config.get("id")), config)
-        self.machine.pci.plug(card, _slot(config))
+        self.slots.append((config, self.machine.pci.plug(card, _slot(config))))
         for suffix, part in zip(_E1000_SUFFIXES, (card, card.mac, card.io), strict=True):
             self.machine.devices[card.name + suffix] = part
 
@@ -125,7 +126,7 @@ class Cards:
             vectors = config.number("vectors", -1, 0, MAX_VECTORS)
             card = VirtioPci(device, machine.memory, machine.vm.msi, bind, None if vectors < 0 else vectors)
             self.transports.append(card)
-            machine.pci.plug(card, _slot(config))
+            self.slots.append((config, machine.pci.plug(card, _slot(config))))
         for suffix, part in zip(_SUFFIXES, (device, card.core, card), strict=True):
             machine.devices[device.name + suffix] = part
 

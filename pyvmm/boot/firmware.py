@@ -13,13 +13,16 @@ from struct import pack
 
 from pyvmm import layout
 from pyvmm.boot.cpu import real_mode
+from pyvmm.boot.image import open_image
 from pyvmm.boot.plan import BootPlan, Placement, ram_text
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm.boot.image import Image
-    from pyvmm.config import Config
+    from pyvmm.config import Config, DeviceConfig
 
 FORMAT = "bios"
 UNIT = 64 * layout.KIB
@@ -32,6 +35,8 @@ SUBSYSTEM = (0x1AF4, 0x1100)  # of the host bridge: how SeaBIOS knows that there
 ALLOCATE, ADD_POINTER, ADD_CHECKSUM = 1, 2, 3  # commands of etc/table-loader
 ZONE_HIGH, ZONE_FSEG = 1, 2
 COMMAND_SIZE = 128
+CARDS = {"e1000": (0x8086, 0x100E, "ethernet"), "virtio-net-pci": (0x1AF4, 0x1041, "ethernet"), "virtio-blk-pci": (0x1AF4, 0x1042, "scsi")}
+OPTION_ROM, OPTION_ROM_UNIT, OPTION_ROM_MAX = b"\x55\xaa", 512, 128 * layout.KIB
 LOADER, TABLES, RSDP = "etc/table-loader", "etc/acpi/tables", "etc/acpi/rsdp"
 KEY_BOOT_MENU, KEY_IRQ0_OVERRIDE = 0x0E, 0x8002
 
@@ -76,11 +81,18 @@ def items(config: Config) -> dict[int, bytes]:
     return {KEY_IRQ0_OVERRIDE: b"\1"}
 
 
-def files(config: Config) -> dict[str, bytes]:
-    """Named items of fw_cfg: memory, and ACPI tables unless there are none."""
+def files(config: Config, cards: Sequence[tuple[DeviceConfig, int]] = ()) -> dict[str, bytes]:
+    """Named items of fw_cfg: memory, ACPI tables unless there are none, and what the user says of cards.
+
+    Args:
+        cards: those on PCI, with their slots.
+
+    Raises:
+        ImageError: a ``romfile`` is none. ConfigError: a ``bootindex`` is none, or two have the same.
+    """
     ram = [(gpa, size, layout.E820_RAM) for gpa, size in layout.ram_regions(config.memory)]
     ram.append((layout.IDENTITY_MAP, 4 * layout.PAGE, layout.E820_RESERVED))
-    found = {"etc/e820": b"".join(pack("<QQI", *entry) for entry in ram)}
+    found = {"etc/e820": b"".join(pack("<QQI", *entry) for entry in ram), **_of_cards(cards)}
     if config.acpi:
         from pyvmm.boot.acpi import tables_at
 
@@ -98,6 +110,34 @@ def files(config: Config) -> dict[str, bytes]:
             ]
         )
     return found
+
+
+def _of_cards(cards: Sequence[tuple[DeviceConfig, int]]) -> dict[str, bytes]:
+    """Option ROMs, for all cards of a kind and in place of a ROM BAR, and the order of booting, a device path per line."""
+    found: dict[str, bytes] = {}
+    order: dict[int, str] = {}
+    for config, slot in cards:
+        if config.name not in CARDS:
+            continue
+        vendor, device, kind = CARDS[config.name]
+        if config.get("romfile"):
+            found[f"pci{vendor:04x},{device:04x}.rom"] = _option_rom(config.get("romfile"))
+        if config.get("bootindex"):
+            index = config.number("bootindex", 0, 0, (1 << 31) - 1)
+            if index in order:
+                raise ConfigError(f"-device {config.name},bootindex={index}: another device has this place: give each its own")
+            order[index] = f"/pci@i0cf8/{kind}@{slot:x}\n"
+    if order:
+        found["bootorder"] = "".join(order[index] for index in sorted(order)).encode() + b"\0"
+    return found
+
+
+def _option_rom(path: str) -> bytes:
+    image = open_image(path, "option ROM")
+    data = bytes(image.data[: OPTION_ROM_MAX + 1])
+    if data[:2] != OPTION_ROM or len(data) % OPTION_ROM_UNIT or len(data) > OPTION_ROM_MAX:
+        raise image.error("is no option ROM for a BIOS: it begins with 0x55 0xaa and has at most 128 KiB (efi-*.rom are for UEFI)")
+    return data
 
 
 def _name(file: str) -> bytes:

@@ -1,7 +1,7 @@
 """What a running machine needs of the host: files it may open again, and system calls, by what its configuration says.
 
 Disks, consoles, networks, /dev/kvm and the program's own modules are open before the sandbox closes. Afterwards a reset opens /dev/kvm,
-kernel and initrd again, the rest is reading, writing and waiting.
+kernel, initrd and option ROMs again, the rest is reading, writing and waiting.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def rules(config: Config) -> Rules:
 def paths(config: Config) -> dict[str, int]:
     """Files that may be opened while the machine runs -> rights (``landlock``)."""
     found = {DEVICE: WRITE, "/dev/null": WRITE}
-    for name in [config.boot.kernel, *_initrds(config)]:
+    for name in [config.boot.kernel, *_initrds(config), *(device.get("romfile") for device in config.devices)]:
         if name:
             found[os.path.abspath(name)] = READ
     if any(net.kind == "user" for net in config.netdevs):

@@ -144,3 +144,31 @@ def test_memory_is_told_with_kvms_pages_apart() -> None:
     data = firmware.files(BIOS.replace(memory=4 * GIB))["etc/e820"]
     entries = [unpack_from("<QQI", data, at) for at in range(0, len(data), 20)]
     assert entries == [(0, 3 * GIB, 1), (4 * GIB, GIB, 1), (layout.IDENTITY_MAP, 0x4000, 2)]
+
+
+# --- cards ----------------------------------------------------------------------------------------------------------------
+def test_bootindex_is_the_order_of_booting() -> None:
+    def card(name: str, index: str) -> DeviceConfig:
+        return DeviceConfig(name=name, options=(("bootindex", index),) if index else ())
+
+    cards = [(card("virtio-blk-pci", "7"), 3), (card("e1000", "0"), 0x1F), (card("virtio-blk-pci", ""), 5), (card("virtio-rng-pci", ""), 6)]
+    assert firmware.files(BIOS, cards)["bootorder"] == b"/pci@i0cf8/ethernet@1f\n/pci@i0cf8/scsi@3\n\0"
+    assert "bootorder" not in firmware.files(BIOS, cards[2:])
+    for bad in ("7", "-1", "x"):
+        with pytest.raises(ConfigError, match="bootindex"):
+            firmware.files(BIOS, [*cards, (card("e1000", bad), 9)])
+
+
+def test_an_option_rom_goes_by_the_cards_id(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    def files(data: bytes) -> dict[str, bytes]:
+        file = tmp_path / "rom"
+        file.write_bytes(data)
+        return firmware.files(BIOS, [(DeviceConfig(name="e1000", options=(("romfile", str(file)),)), 1)])
+
+    assert files(b"\x55\xaa".ljust(1024, b"x"))["pci8086,100e.rom"] == b"\x55\xaa".ljust(1024, b"x")
+    for bad in (b"\x55\xab".ljust(1024, b"x"), b"\x55\xaa".ljust(1000, b"x"), b"\x55\xaa".ljust(129 * KIB, b"x")):
+        with pytest.raises(ImageError, match="no option ROM"):
+            files(bad)
+    with pytest.raises(ImageError, match="cannot use option ROM .*empty"):
+        files(b"")
+    assert not any("rom" in name for name in firmware.files(BIOS, [(DeviceConfig(name="e1000", options=(("romfile", ""),)), 1)]))
