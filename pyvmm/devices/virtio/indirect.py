@@ -53,7 +53,7 @@ _KEPT = 4096  # lanes in all the shapes that are kept, 100 bytes each and as oft
 class _Shape:
     """The constants for tables of ``count`` descriptors. Drivers use many counts, so this is made of slices."""
 
-    __slots__ = ("reading", "writing", "usual_reading", "usual_writing", "usual_total", "zeros", "lanes")
+    __slots__ = ("reading", "writing", "usual_reading", "usual_writing", "usual_total", "zeros", "lanes", "last", "block")
 
     def __init__(self, count: int) -> None:
         if not _links:
@@ -70,6 +70,8 @@ class _Shape:
         self.usual_writing = array("Q", words.tobytes())
         self.usual_total = _HEADER + PAGE * (count - 2) + _STATUS
         self.zeros = bytes(count)
+        self.last = b""  # the table that ``block`` saw last, and what it found
+        self.block: Block | None = None
         self.lanes: tuple[int, int, int, int] | None = None  # of a length's bits, the room, the sign, the host address: when needed
 
     def computed(self, end: int, host: int) -> tuple[int, int, int, int]:
@@ -83,6 +85,10 @@ class _Shape:
 
 
 _links: list[array[int]] = []  # flags and next of descriptors that go on with the one behind them, to read and to write
+
+
+Block = tuple[bool, int, int, Scatter]
+"""Whether the device writes the data; guest addresses of header and status; the data, not to be changed."""
 
 
 class Tables:
@@ -111,7 +117,9 @@ class Tables:
 
         Of the two one is a Scatter and one a list with one view. None: it is not a plain one, walk it.
         """
-        judged = self._judged(table, count)
+        if not LEAST <= count <= IOV_MAX:
+            return None
+        judged = self._judged(bytes(table), self._shapes.get(count) or self._shape(count))
         if judged is None:
             return None
         iovecs, total, reading = judged
@@ -121,25 +129,31 @@ class Tables:
             return [alone], every, len(alone), every.length
         return every, [alone], every.length, len(alone)
 
-    def block(self, table: memoryview, count: int) -> tuple[bool, int, int, Scatter] | None:
-        """A block request (5.2.6) with header and status in buffers of their own: whether the device writes the data; guest addresses of
-        header and status; the data. None: it is not such a one, or no plain table."""
-        judged = self._judged(table, count)
+    def block(self, table: memoryview, count: int) -> Block | None:
+        """A block request (5.2.6) with header and status in buffers of their own. None: it is not such a one, or no plain table.
+
+        Programs that pass by the page cache mostly have one buffer, which they fill again and again: the same table as the last
+        of this length says the same.
+        """
+        if not LEAST <= count <= IOV_MAX:
+            return None
+        shape = self._shapes.get(count) or self._shape(count)
+        data = bytes(table)  # the one look at memory
+        if data == shape.last:
+            return shape.block
+        judged = self._judged(data, shape)
         if judged is None:
             return None
         iovecs, total, reading = judged
         (header, size), (status, rest) = IOVEC.unpack_from(iovecs), IOVEC.unpack_from(iovecs, len(iovecs) - 16)
         if size != _HEADER or rest != _STATUS:
             return None
-        data = Scatter(self._memory, self._host, iovecs[16:-16], total - _HEADER - _STATUS)
-        return reading, header - self._host, status - self._host, data
+        buffers = Scatter(self._memory, self._host, iovecs[16:-16], total - _HEADER - _STATUS)
+        shape.last, shape.block = data, (reading, header - self._host, status - self._host, buffers)
+        return shape.block
 
-    def _judged(self, table: memoryview, count: int) -> tuple[bytes, int, bool] | None:
+    def _judged(self, data: bytes, shape: _Shape) -> tuple[bytes, int, bool] | None:
         """Iovecs of all buffers, their bytes, whether the device writes all but the first. None: the table is not plain."""
-        if not LEAST <= count <= IOV_MAX:
-            return None
-        shape = self._shapes.get(count) or self._shape(count)
-        data = bytes(table)  # the one look at memory
         others = array("Q", data)[1::2]
         others[-1] &= _NEXT_UNSEEN
         reading = others == shape.usual_reading

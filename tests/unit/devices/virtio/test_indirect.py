@@ -66,7 +66,16 @@ class Rig:
         """Whether the table was taken whole; both halves must see the same in it."""
         self.publish(table, where)
         taken = self.tables.take(self.memory.view(where, 16 * len(table)), len(table))
-        assert self.outcome(self.quick) == self.outcome(self.plain)
+        outcome = self.outcome(self.plain)
+        assert self.outcome(self.quick) == outcome
+        for _ in range(2):  # at the second look it is known
+            block = self.tables.block(self.memory.view(where, 16 * len(table)), len(table))
+            assert block is not None or taken is None or (table[0][1], table[-1][1]) != (16, 1)
+            if block is not None:
+                inward, header, status, data = block
+                places = [(header, 16)], [*self.place(data), (status, 1)]
+                assert outcome[1:3] == (places if inward else ([(header, 16), *self.place(data)], [(status, 1)]))
+                assert outcome[3:] == ((16, data.length + 1, "", False) if inward else (16 + data.length, 1, "", False))
         self.quick.next_used = self.plain.next_used = self.quick.last_avail
         return taken is not None
 
@@ -397,9 +406,19 @@ def test_memory_is_looked_at_once() -> None:
             return self.content.pop()
 
     memory = bytearray(MIB)
-    taken = Tables(memoryview(memory), address_of(memory)).take(Table(), 10)  # type: ignore[arg-type]
+    tables = Tables(memoryview(memory), address_of(memory))
+    taken = tables.take(Table(), 10)  # type: ignore[arg-type]
     assert taken is not None
     assert taken[2:] == (8, 72)
+    assert tables.block(Table(), 10) is None, "no such header"  # type: ignore[arg-type]
+
+
+def test_a_table_that_has_changed_is_not_taken_for_the_last(rig: Rig) -> None:
+    table = plain(random.Random(9), 20, True)
+    table[0], table[-1] = (table[0][0], 16, *table[0][2:]), (table[-1][0], 1, *table[-1][2:])
+    for at in range(20):
+        assert rig.same(table)
+        table[at] = (0x7000, *table[at][1:])
 
 
 def test_what_is_kept_for_lengths_of_tables_is_bounded(rig: Rig) -> None:
