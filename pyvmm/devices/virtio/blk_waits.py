@@ -5,7 +5,8 @@ And it is time the thread slept in: one that had to leave its processor to other
 more threads, for the same processors, would only cost more. A voluntary context switch tells (man 2 getrusage).
 
 The thread's own counters are system calls, and who is quick by the wall clock has not waited; so they are asked for a while after a
-request that was not. How long computing takes for each byte is known from then on, and such a request is quick enough.
+request that was not. How long computing takes for each byte is known from then on, and such a request is quick enough. Where they
+find nothing, as on a busy host, they are asked ever more seldom.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from time import monotonic_ns, thread_time_ns
 Begun = tuple[int, int, int]  # wall clock, the thread's own or -1, its sleeps
 
 _EXACT = 8  # requests, or rows of them
+_TRUST = 64  # slow requests that are let pass at most, when looking into such found nothing
 _UNIT = 12  # of the pace: bits of a page
 
 
@@ -38,13 +40,14 @@ class Waits:
             is no disk to wait for.
     """
 
-    __slots__ = ("long", "watched", "average", "_limit", "_exact", "_pace")
+    __slots__ = ("long", "watched", "average", "_limit", "_exact", "_pace", "_trust", "_passing")
 
     def __init__(self, limit: int, known: bool = True) -> None:
         self.long = self.watched = not known
         self.average = 0 if known else limit
         self._limit = limit
         self._exact = 0
+        self._trust = self._passing = 0
         self._pace = 0  # nanoseconds for a page: twice what the quickest of the last spell needed for it
 
     def begin(self) -> Begun:
@@ -64,6 +67,9 @@ class Waits:
         else:
             waited -= self._pace * length >> _UNIT
             if waited >= self._limit * count:
+                if self._passing:
+                    self._passing -= 1
+                    return
                 self._exact = _EXACT
                 self.watched = True
                 return
@@ -75,3 +81,6 @@ class Waits:
         self.average = max(waited, 0) if waited < average else average + (waited - average >> 3)
         self.long = self.average >= self._limit
         self.watched = bool(self.average) or self._exact > 0
+        if own >= 0 and not self._exact:
+            self._trust = 0 if self.average else min(2 * self._trust + _EXACT, _TRUST)
+            self._passing = self._trust

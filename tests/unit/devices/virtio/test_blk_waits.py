@@ -73,7 +73,7 @@ def test_what_computing_takes_is_found_out_once(clocks: Clocks) -> None:
         clocks.request(waits, 1000, 15_000_000, 1 << 20)
     assert not waits.long
     assert clocks.asked == 2 * module._EXACT
-    for _ in range(3):
+    for _ in range(module._EXACT + 3):
         clocks.request(waits, 5_000_000, 60_000, 4096)
     assert waits.long, "a disk is found out all the same"
 
@@ -83,6 +83,18 @@ def test_who_must_leave_its_processor_to_others_waits_for_no_disk(clocks: Clocks
     for _ in range(100):
         clocks.request(waits, 20_000_000, 60_000, 4096, sleeps=False)
         assert not waits.long
+    asked = clocks.asked
+    for _ in range(400):
+        clocks.request(waits, 20_000_000, 60_000, 4096, sleeps=False)
+    assert clocks.asked - asked <= 6 * 2 * module._EXACT, "and it is asked ever more seldom"
+    for _ in range(module._TRUST + 3):
+        clocks.request(waits, 5_000_000, 60_000, 4096)
+    assert waits.long, "until there is a disk to wait for"
+    waits.average = 0
+    asked = clocks.asked
+    for _ in range(2 * module._EXACT):
+        clocks.request(waits, 5_000_000)
+    assert clocks.asked > asked + 2 * module._EXACT, "then there is no such trust any more"
 
 
 def test_sleeping_is_told_from_losing_the_processor() -> None:
