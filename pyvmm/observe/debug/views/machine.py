@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.errors import GuestFault
+from pyvmm.layout import HIGH_RAM, LOW_RAM_END
 from pyvmm.observe.debug.style import Style, pad
 from pyvmm.observe.explain import registers
 from pyvmm.observe.explain.access import label
@@ -158,7 +159,7 @@ def _number(value: int | None) -> str:
 # --- memory map ------------------------------------------------------------------------------------------------------
 def memory_map(layout: Layout, style: Style) -> tuple[list[str], list[dict[str, Any]]]:
     """Guest physical memory from low to high."""
-    ranges = [(gpa, length, "RAM", "") for gpa, length in layout.ram]
+    ranges = [(gpa, length, "ROM" if LOW_RAM_END <= gpa < HIGH_RAM else "RAM", "") for gpa, length in layout.ram]
     ranges += [
         (each.base, each.length, each.device, f"BAR {each.bar[1]} of {each.bar[0]}" if each.bar[0] else "device") for each in layout.mmio
     ]
