@@ -37,6 +37,12 @@ class Paged(FakeSubject):
         return found
 
 
+def test_the_memory_map_tells_rom_from_ram() -> None:
+    layout = Layout(ports=[], mmio=[], functions={}, ram=[(0, 3 << 30), (0xFFFC_0000, 0x4_0000), (1 << 32, 1 << 30)])
+    lines, _ = machine.memory_map(layout, PLAIN)
+    assert [line.split()[-1] for line in lines if line.endswith(("RAM", "ROM"))] == ["RAM", "ROM", "RAM"]
+
+
 def test_a_walk_shows_every_level() -> None:
     lines, data = page_walk(Session(Paged()), 0x40_0123, PLAIN)
     text = "\n".join(lines)
