@@ -71,6 +71,7 @@ class SlirpWire(Wire):
         super().__init__(config.id)
         self.link = True
         self._library = library
+        self._input = library.input
         self._failure: BaseException | None = None
         self._large = LargeFrames(STACK_MTU if large else MTU)
         self._queue: list[tuple[Frame, bytes | None]] = []  # for the guest: frame, offload header
@@ -137,16 +138,17 @@ class SlirpWire(Wire):
         self._large.flags = flags
 
     def send(self, frame: Frame, header: Frame | None = None) -> None:
-        if self._slirp is None or not MIN_FRAME <= len(frame) <= MAX_FRAME:
-            self.counters.dropped_tx += 1
+        slirp, counters = self._slirp, self.counters
+        if slirp is None or not MIN_FRAME <= len(frame) <= MAX_FRAME:
+            counters.dropped_tx += 1
             return
         pieces = self._large.outward(frame, header)
         if not pieces or len(self._flows) >= self._most_flows and _opens(pieces[0]):
-            self.counters.dropped_tx += 1
+            counters.dropped_tx += 1
             return
-        self.counters.sent += 1
+        counters.sent += 1
         for data in pieces:
-            self._library.input(self._slirp, data, len(data))
+            self._input(slirp, data, len(data))
         if self._failure is not None:
             self._check()
         if self._asked < _CALL:
@@ -209,20 +211,25 @@ class SlirpWire(Wire):
         queue, nic = self._queue, self._nic
         if not queue:
             return True
-        done, several = 0, nic is not None and len(queue) > 1
+        if nic is None:
+            self.counters.dropped_rx += len(queue)
+            queue.clear()
+            return True
+        done, several = 0, len(queue) > 1
         self._delivering = True
         if several:
-            nic.burst(True)  # type: ignore[union-attr]
+            nic.burst(True)
         try:
             for frame, header in queue[:BUDGET]:
-                if not self._offer(frame, header):
+                if not nic.receive(frame, header):
                     self._pause()
                     return False
                 done += 1
         finally:
+            self.counters.received += done
             del queue[:done]
             if several:
-                nic.burst(False)  # type: ignore[union-attr]
+                nic.burst(False)
             self._delivering = False
         if queue and self._timer is not None:
             self._timer.arm(monotonic_ns())

@@ -48,8 +48,9 @@ class Interrupts:
 
     def post(self, causes: int) -> None:
         """Something happened."""
-        self.regs[ICR] |= causes
-        if not self.level and not self.held:
+        regs = self.regs
+        regs[ICR] = pending = regs[ICR] | causes
+        if not self.level and not self.held and pending & regs[IMS]:
             self.update()
 
     def post_late(self, causes: int, delay: int) -> None:

@@ -361,7 +361,7 @@ class VirtioNet(VirtioDevice):
     def send(self, chain: Chain) -> int:
         """One request; returns units of work."""
         views, size = chain.readable, chain.readable_length - HEADER
-        if not ETH_HEADER <= size <= MAX_FRAME or not self.link:
+        if not ETH_HEADER <= size <= MAX_FRAME or not (self.cable and self.wire_up):
             self.counts.tx_dropped += 1
             return 1
         data = views[0] if len(views) == 1 else memoryview(b"".join(views))
