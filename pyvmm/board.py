@@ -63,7 +63,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
     port(layout.PORT_POST, 1, PostPort(), width=1)
     port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
-    ram = layout.ram_regions(machine.memory.size)
+    ram = [(region.gpa, region.size) for region in machine.memory.regions]
     pci = machine.pci = PciBus(machine.ports, machine.mmio, ResetControl(stop), lambda line: lines.source(layout.PCI_IRQS[line]), ram)
     port(layout.PORT_PCI_CONFIG, 8, pci)
     firmware = _firmware(config)

@@ -45,7 +45,7 @@ class PciBus:
         ports, mmio: where BARs are mapped.
         reset_control: gets the byte accesses at 0xCF9.
         make_intx: makes a source on PCI line 0 to 3 (``layout.pci_line``).
-        ram: [(gpa, length)] that no BAR may cover.
+        ram: [(gpa, length)] that no BAR may cover: RAM, and a firmware's ROM below 4 GiB.
 
     Attributes:
         functions: number of slot << 3 | number of function -> what is there.
@@ -98,7 +98,7 @@ class PciBus:
         Raises:
             ConfigError: the windows are too small.
         """
-        window_64 = layout.pci_memory_64(sum(length for _, length in self._ram))
+        window_64 = layout.pci_memory_64(sum(length for gpa, length in self._ram if not layout.LOW_RAM_END <= gpa < layout.HIGH_RAM))
         next_free = {"io": layout.PCI_IO, "mem32": layout.PCI_MEMORY, "mem64": window_64[0]}
         ends = {"io": layout.PCI_IO_END, "mem32": layout.PCI_MEMORY_END, "mem64": window_64[1]}
         wishes = [(bar, function) for function in self.functions.values() for bar in function.bars]

@@ -267,6 +267,24 @@ def test_ram_and_what_the_kernel_answers_cannot_be_covered(gpa: int) -> None:
     assert two.world.read(1, BAR0) == gpa  # the register has it
 
 
+def test_rom_cannot_be_covered_and_moves_no_window() -> None:
+    rom = (0xFFFC_0000, 256 << 10)
+    ram = [(0, 3 << 30), rom, (1 << 32, 1 << 30)]
+    world = World(tuple(ram))
+    function = card()
+    bar = function.add_bar(0, 1 << 30, Scratch(), kind="mem64")
+    world.bus.plug(function, 1)
+    world.bus.assign()
+    assert bar.base == layout.pci_memory_64(4 << 30)[0]
+    small = card()
+    covering = small.add_bar(0, 4096, Scratch())
+    world.bus.plug(small, 2)
+    world.write(2, COMMAND, MEMORY)
+    for gpa, there in ((rom[0] - 0x1_0000, True), (rom[0], False), (rom[0] + 0x8000, False)):
+        world.write(2, BAR0, gpa)
+        assert (covering.base == gpa) is there
+
+
 @pytest.mark.parametrize("port", [0x20, 0x40, 0xA0, 0x4C0])
 def test_ports_of_the_kernel_cannot_be_covered(port: int) -> None:
     two = Two()
