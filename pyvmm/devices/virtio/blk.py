@@ -83,15 +83,16 @@ class _Lane:
         stopped: take nothing more, and begin nothing that was taken.
         in_flight: requests that workers have; counted with the queue's lock held.
         deep: how many requests more go to workers although nothing else is in flight.
-        quick: answers plain requests; None where there is no such way.
+        whole: the queue takes tables whole, so that plain requests may be answered in a row.
+        quick: who does that; None for want of a raw file.
     """
 
-    __slots__ = ("queue", "stopped", "in_flight", "deep", "quick")
+    __slots__ = ("queue", "stopped", "in_flight", "deep", "whole", "quick")
 
-    def __init__(self, queue: VirtQueue, disk: Disk, backend: BlockBackend, reads: Waits, writes: Waits) -> None:
-        whole = queue.take_whole()
+    def __init__(self, queue: VirtQueue) -> None:
+        self.whole = queue.take_whole()
         self.queue = queue
-        self.quick = Quick(queue, disk, backend, reads, writes) if whole and type(backend) is RawFile else None
+        self.quick: Quick | None = None
         self.stopped = False
         self.in_flight = 0
         self.deep = 0
@@ -126,7 +127,6 @@ class VirtioBlk(VirtioDevice):
         blk_config.set_limits(self.disk, self.features, backend.discard)
         self._config = blk_config.space(options, self.disk)
         self._lanes: list[_Lane | None] = [None] * options.queues
-        self._through = False  # each write is flushed before it is acknowledged
         self._reads, self._writes = Waits(_QUICK_NS), Waits(_SLOW_NS)
         self._flushes = Waits(_SLOW_NS, known=False)
         self._knows_cache = False  # try_read has succeeded: where it does not, the host would wait
@@ -148,7 +148,7 @@ class VirtioBlk(VirtioDevice):
         cached = bool(self.negotiated & F_FLUSH) and self._write_cache
         if self.negotiated & F_CONFIG_WCE:
             cached = bool(self.state.writeback)
-        self._through = not cached and self.backend.write_cache
+        self.disk.through = not cached and self.backend.write_cache
 
     def start(self, queues: list[VirtQueue | None], features: int) -> None:
         super().start(queues, features)
@@ -157,14 +157,11 @@ class VirtioBlk(VirtioDevice):
         self.disk.discard = bool(features & F_DISCARD)
         self.disk.write_zeroes = bool(features & F_WRITE_ZEROES)
         self._set_write_through()
-        self._lanes = [None if queue is None else self._lane(queue) for queue in queues]
+        self._lanes = [None if queue is None else _Lane(queue) for queue in queues]
 
     def queue_started(self, index: int, queue: VirtQueue) -> None:
         super().queue_started(index, queue)
-        self._lanes[index] = self._lane(queue)
-
-    def _lane(self, queue: VirtQueue) -> _Lane:
-        return _Lane(queue, self.disk, self.backend, self._reads, self._writes)
+        self._lanes[index] = _Lane(queue)
 
     def stop(self, index: int | None) -> None:
         for lane in self._chosen(index):
@@ -196,11 +193,11 @@ class VirtioBlk(VirtioDevice):
         if lane is None or lane.stopped:
             return
         queue = lane.queue
-        pop, push, lock = queue.pop, queue.push, queue.lock
-        read, try_read, disk = self.backend.read, self.backend.try_read, self.disk
-        reads, quick, available = self._reads, lane.quick, queue.parts()[1]
-        if quick is not None and quick.backend is not self.backend:
-            quick = None  # somebody listens
+        pop, push, lock, available = queue.pop, queue.push, queue.lock, queue.parts()[1]
+        backend, disk, reads = self.backend, self.disk, self._reads
+        quick = lane.quick
+        if quick is None or quick.backend is not backend:  # it is new, or somebody listens
+            lane.quick = quick = Quick(queue, disk, backend, reads, self._writes) if lane.whole and type(backend) is RawFile else None
         queue.disable_kicks()
         waiting: Request | None = None  # taken, would wait for the host; what comes next decides who executes it
         alone = False  # the request before was executed here, for want of company
@@ -211,7 +208,7 @@ class VirtioBlk(VirtioDevice):
                 request = None
             else:
                 if quick is not None and waiting is None and not alone and not lane.in_flight:
-                    done = quick.answer(lane, _BATCH - unsignalled, self._through)
+                    done = quick.answer(lane, _BATCH - unsignalled)
                     if done:
                         served += done
                         unsignalled += done
@@ -255,19 +252,19 @@ class VirtioBlk(VirtioDevice):
             verdict = request.verdict
             if kind == IN:
                 try:
-                    if not tried and try_read(request.offset, request.views):
+                    if not tried and backend.try_read(request.offset, request.views):
                         written = request.written
                         self._knows_cache = True
                     elif self._knows_cache or reads.long:
                         verdict = -1
                     elif reads.watched:
                         begun = reads.begin()
-                        read(request.offset, request.views)
+                        backend.read(request.offset, request.views)
                         reads.end(begun, request.length)
                         written = request.written
                     else:
                         start = monotonic_ns()
-                        read(request.offset, request.views)
+                        backend.read(request.offset, request.views)
                         if monotonic_ns() - start >= _QUICK_NS:
                             reads.end((start, -1, 0), request.length)
                         written = request.written
@@ -351,7 +348,7 @@ class VirtioBlk(VirtioDevice):
                 waits = self._writes
                 begun = waits.begin()
                 backend.write(request.offset, request.views)
-                if self._through:
+                if self.disk.through:
                     backend.flush()
                 waits.end(begun, request.length)
             elif kind == FLUSH:
@@ -378,7 +375,7 @@ class VirtioBlk(VirtioDevice):
                 self.backend.discard_range(offset, length)
             else:
                 self.backend.write_zeroes(offset, length, unmap)
-        if self._through and request.kind == WRITE_ZEROES:
+        if self.disk.through and request.kind == WRITE_ZEROES:
             self.backend.flush()
 
     def _report(self, kind: int, error: OSError, request: Request) -> None:

@@ -48,12 +48,11 @@ class Quick:
         self._reads, self._writes = reads, writes
         self._table, self._avail, self._used, self._elements, self._tables = queue.parts()
 
-    def answer(self, lane: Any, most: int, through: bool) -> int:
+    def answer(self, lane: Any, most: int) -> int:
         """Answers up to ``most`` requests of one kind from the front of the queue; returns how many. Nobody else may push meanwhile.
 
         Args:
             lane: ends after the present request once its ``stopped`` is true.
-            through: writes must be flushed before they are acknowledged, so they are not for this.
         """
         queue, disk = self._queue, self._disk
         avail, size, end = self._avail, queue.size, queue.low_end
@@ -93,7 +92,7 @@ class Quick:
                     break
                 if kind == IN and also == SECOND_WRITTEN:
                     waits, flags = self._reads, _NOWAIT if self.backend.nowait else 0
-                elif kind == OUT and also == SECOND_READ and not (through or disk.readonly):
+                elif kind == OUT and also == SECOND_READ and not (disk.through or disk.readonly):  # asked after the look at the ring
                     waits, flags = self._writes, 0
                 else:
                     break

@@ -39,10 +39,11 @@ class Disk:
         discard, write_zeroes: whether the driver may use these requests.
         discard_sectors, discard_segments, write_zeroes_sectors, write_zeroes_segments: limits per segment, segments per request.
         may_unmap: whether zeroing may also free the space.
+        through: each write is flushed before it is acknowledged.
     """
 
     __slots__ = (
-        "size", "mask", "readonly", "discard", "write_zeroes", "may_unmap",
+        "size", "mask", "readonly", "through", "discard", "write_zeroes", "may_unmap",
         "discard_sectors", "discard_segments", "write_zeroes_sectors", "write_zeroes_segments",
     )  # fmt: skip
 
@@ -50,6 +51,7 @@ class Disk:
         self.size = size
         self.mask = block_size - 1
         self.readonly = readonly
+        self.through = False
         self.discard = self.write_zeroes = self.may_unmap = False
         self.discard_sectors = self.write_zeroes_sectors = 0
         self.discard_segments = self.write_zeroes_segments = 0

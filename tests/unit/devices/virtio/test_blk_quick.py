@@ -56,8 +56,9 @@ class Side:
         self.blk.start([self.queue], self.features)
         lane = self.blk._lanes[0]
         assert lane is not None
-        if lane.quick is not None:
-            lane.quick = Counting(lane.quick, self)  # type: ignore[assignment]
+        if lane.whole and type(self.file) is RawFile:
+            quick = blk_quick.Quick(self.queue, self.blk.disk, self.file, self.blk._reads, self.blk._writes)
+            lane.quick = Counting(quick, self)  # type: ignore[assignment]
 
     def _flush(self) -> None:
         self.flushes += 1
@@ -89,8 +90,8 @@ class Counting:
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._inner, name, value)
 
-    def answer(self, lane: object, most: int, through: bool) -> int:
-        done: int = self._inner.answer(lane, most, through)
+    def answer(self, lane: object, most: int) -> int:
+        done: int = self._inner.answer(lane, most)
         self._side.quick += done
         return done
 
@@ -302,7 +303,37 @@ def test_a_listener_hears_every_request(side: Side) -> None:
     read(side, 2)
     side.serve()
     assert statuses(side, 2) == [kinds.OK] * 2 and not side.quick
+    side.blk.backend = side.file
+    put((side,), STATUSES, b"\xff" * 32)
+    read(side, 2, 2)
+    side.serve()
+    lane = side.blk._lanes[0]
+    assert lane is not None and type(lane.quick) is blk_quick.Quick, "when nobody listens any more, it goes on as before"
+    assert side.memory.read(STATUSES + 16, 1)[0] == kinds.OK
     heard.close()
+    side.close()
+
+
+def test_the_write_cache_is_switched_off_just_before_a_write(side: Side) -> None:
+    """5.2.6.2: a write that was submitted afterwards is durable when it is acknowledged, however late the disk looked."""
+
+    class Ring:
+        """The available ring, and a driver on another CPU that was quicker."""
+
+        def __init__(self, real: memoryview) -> None:
+            self.real = real
+
+        def __getitem__(self, index: int) -> int:
+            side.blk.write_config(blk_config.WRITEBACK, 1, 0)
+            return self.real[index]
+
+    lane = side.blk._lanes[0]
+    assert lane is not None and lane.quick is not None
+    lane.quick._avail = Ring(side.queue.parts()[1])  # type: ignore[assignment]
+    side.blk.negotiated = side.features
+    request((side,), 0, kinds.OUT, 0, (512,))
+    side.serve()
+    assert statuses(side, 1) == [kinds.OK] and side.flushes == 1
     side.close()
 
 
