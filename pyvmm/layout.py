@@ -3,6 +3,7 @@
     gpa
     end of RAM+     16 GiB PCI memory window above 4 GiB, from the next GiB
     0x1_0000_0000+  high RAM: what does not fit below the hole            (RAM)
+    0xFFFC_0000     a firmware's ROM, with -bios, to the end of 4 GiB      (ROM; a copy ends at 1 MiB, in RAM)
     0xFFFB_D000     3 pages for Intel's TSS in real mode                  (kernel, KVM_SET_TSS_ADDR)
     0xFFFB_C000     1 page for Intel's identity map in real mode          (kernel, KVM_SET_IDENTITY_MAP_ADDR)
     0xFF00_0000     64 KiB iomem of pc-testdev                            (device, optional)

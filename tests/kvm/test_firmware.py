@@ -85,13 +85,17 @@ def test_seabios_boots_a_disk(tmp_path: Path) -> None:
     work += "b032 baf400 ee f4"  # fail: mov al,0x32; end: mov dx,0xf4; out dx,al; hlt
     code = bytes.fromhex("31c0 8ed8 8ec0 8ed0 bc007c" + work)  # all segments 0, sp 0x7c00
     packet = bytes.fromhex("10000100 007e0000 0100000000000000")  # at 0x7de0: one sector, 0000:7e00, LBA 1
-    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk, log, rom = tmp_path / "disk", tmp_path / "log", tmp_path / "option.rom"
+    # 512 bytes; mov dx,0x402; mov al,'~'; out dx,al; xor ax,ax; retf; their sum is 0
+    option = bytes.fromhex("55aa01 ba0204 b07e ee 31c0 cb").ljust(511, b"\0")
+    rom.write_bytes(option + bytes([-sum(option) & 0xFF]))
     disk.write_bytes(
         images.boot_sector(code.ljust(0x1E0, b"\0") + packet) + b"0 = from the second sector\r\n".ljust(512, b"\0") + bytes(MIB)
     )
     done = run(
         *("-bios", str(SEABIOS / "bios-256k.bin"), "-drive", f"file={disk},format=raw", "-smp", "2"),
         *("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-debugcon", f"file:{log}"),
+        *("-device", f"e1000,addr=5,romfile={rom}"),
     )
     assert (done.returncode, done.stderr) == (0x63, ""), done.stdout
     assert "Booting from Hard Disk" in done.stdout
@@ -100,6 +104,6 @@ def test_seabios_boots_a_disk(tmp_path: Path) -> None:
     text = log.read_text()
     for words in (
         "Found QEMU fw_cfg", "len 0x0000000001000000 [RAM]", "Found 2 cpu(s)", "found virtio-blk at 00:01.0",
-        "using modern (1.0) virtio mode", "(via xsdt)", "sercon: using ioport 0x3f8",
+        "using modern (1.0) virtio mode", "(via xsdt)", "sercon: using ioport 0x3f8", "~",
     ):  # fmt: skip
         assert words in text, text

@@ -186,3 +186,6 @@ def test_images_of_the_command_line_are_named() -> None:
     config = Options(["-kernel", "/boot/k", "-initrd", "/boot/a args,/boot/b"]).config
     assert config is not None
     assert {"/boot/k", "/boot/a", "/boot/b", "/dev/kvm"} <= set(policy.paths(config))
+    config = Options(["-bios", "/boot/f", "-device", "e1000,romfile=/boot/r"]).config
+    assert config is not None
+    assert {"/boot/f", "/boot/r"} <= set(policy.paths(config))
