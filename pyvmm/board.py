@@ -73,6 +73,8 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     port(layout.PORT_FW_CFG, FW_CFG_LENGTH, fw_cfg, width=8)
     if firmware:
         fw_cfg.items.update(firmware.items(config))
+        for register, value in firmware.cmos(config).items():
+            rtc.state.ram[register] = value
     if debugcon is not None:
         debugcon.attach(loop)
         port(layout.PORT_DEBUGCON, 1, DebugCon(debugcon.write), width=1)

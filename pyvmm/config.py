@@ -123,6 +123,8 @@ class BootConfig(FrozenRecord):
         fmt: "auto" or a name of ``pyvmm.boot.detect.FORMATS``.
         address: load address of a flat image, None for the mode's default.
         entry: entry point of a flat image, None for its load address.
+        menu: firmware offers a choice of what to boot.
+        order: what firmware tries first, by QEMU's letters.
     """
 
     kernel: str
@@ -131,6 +133,8 @@ class BootConfig(FrozenRecord):
     fmt: str = "auto"
     address: int | None = None
     entry: int | None = None
+    menu: bool = False
+    order: str = ""
 
 
 class Config(FrozenRecord):

@@ -38,6 +38,8 @@ COMMAND_SIZE = 128
 CARDS = {"e1000": (0x8086, 0x100E, "ethernet"), "virtio-net-pci": (0x1AF4, 0x1041, "ethernet"), "virtio-blk-pci": (0x1AF4, 0x1042, "scsi")}
 OPTION_ROM, OPTION_ROM_UNIT, OPTION_ROM_MAX = b"\x55\xaa", 512, 128 * layout.KIB
 LOADER, TABLES, RSDP = "etc/table-loader", "etc/acpi/tables", "etc/acpi/rsdp"
+CMOS_BOOT_ORDER, CMOS_BOOT_THIRD = 0x3D, 0x38
+ORDER = "acdn"  # floppy, disk, CD, network: 1 to 4
 KEY_BOOT_MENU, KEY_IRQ0_OVERRIDE = 0x0E, 0x8002
 
 
@@ -77,8 +79,14 @@ def plan(image: Image, config: Config, rule: str) -> BootPlan:
 
 
 def items(config: Config) -> dict[int, bytes]:
-    """Numbered items of fw_cfg: the PIT is on pin 2 of the I/O APIC."""
-    return {KEY_IRQ0_OVERRIDE: b"\1"}
+    """Numbered items of fw_cfg: whether there is a menu; the PIT is on pin 2 of the I/O APIC."""
+    return {KEY_BOOT_MENU: bytes((config.boot.menu, 0)), KEY_IRQ0_OVERRIDE: b"\1"}
+
+
+def cmos(config: Config) -> dict[int, int]:
+    """CMOS registers -> what is there: the first two kinds of things to boot and, in the high half of another, the third."""
+    kinds = [ORDER.index(letter) + 1 for letter in config.boot.order[:3]] + [0, 0, 0]
+    return {CMOS_BOOT_ORDER: kinds[0] | kinds[1] << 4, CMOS_BOOT_THIRD: kinds[2] << 4}
 
 
 def files(config: Config, cards: Sequence[tuple[DeviceConfig, int]] = ()) -> dict[str, bytes]:

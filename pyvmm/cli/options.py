@@ -10,13 +10,14 @@ import os
 
 from pyvmm import catalogue
 from pyvmm.cli.devices import DEVICES, NICS, parse_device
-from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, NetConfig, SerialConfig
+from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, NetConfig, SerialConfig, switch
 from pyvmm.errors import ConfigError
 from pyvmm.layout import GIB, KIB, MAX_VCPUS, MIB, SERIAL_PORTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
 HELP = """\
 usage: pyvmm run GUEST [OPTIONS]        GUEST is a name from `pyvmm guests`, or an image file
@@ -24,6 +25,7 @@ usage: pyvmm run GUEST [OPTIONS]        GUEST is a name from `pyvmm guests`, or 
 what to boot
   -kernel FILE             the image (instead of GUEST)
   -bios FILE               a PC firmware (SeaBIOS) instead, which boots from the first disk (docs/firmware.md)
+  -boot [order=]LETTERS,menu=on|off   what it tries: c the disk, n a network card's romfile; a choice by ESC
   -initrd FILE             initrd; for Multiboot modules: "file args,file2 args"
   -append STRING           kernel command line
   -format NAME             force the format: {formats}
@@ -85,7 +87,7 @@ DEBUGCON_KINDS = ("stdio", "file", "null", "none")  # output only
 WITH_VALUE = {
     "kernel", "initrd", "append", "format", "address", "entry", "m", "smp", "cpu", "machine", "M", "serial", "debugcon",
     "device", "timeout", "display", "accel", "vga", "net", "nic", "name", "global", "vnc", "monitor", "qmp", "parallel",
-    "bios", "drive", "chardev", "object", "netdev", "load", "json-log", "trace", "sandbox", "runas", "chroot", "run-with", "gdb",
+    "bios", "boot", "drive", "chardev", "object", "netdev", "load", "json-log", "trace", "sandbox", "runas", "chroot", "run-with", "gdb",
 }  # fmt: skip
 FLAGS = {
     "nodefaults",
@@ -203,6 +205,7 @@ class Options:
                 fmt=_last(given, "format", guest_format),
                 address=_integer("address", given),
                 entry=_integer("entry", given),
+                **_boot(given),
             ),
             memory=_size("-m", given["m"][-1]) if "m" in given else memory,
             smp=_smp(given["smp"][-1]) if "smp" in given else smp,
@@ -267,6 +270,25 @@ def _bios(words: list[str], given: dict[str, list[str]]) -> str:
     if not given["bios"][-1]:
         raise ConfigError("-bios: name a firmware file, such as /usr/share/seabios/bios-256k.bin")
     return given["bios"][-1]
+
+
+def _boot(given: dict[str, list[str]]) -> dict[str, Any]:
+    """``-boot``: a firmware's business."""
+    if "boot" in given and "bios" not in given:
+        raise ConfigError(f"-boot {given['boot'][-1]}: a kernel is started directly: leave it out, or give -bios FILE")
+    found: dict[str, Any] = {}
+    for text in given.get("boot", []):
+        for at, part in enumerate(text.split(",")):
+            key, equals, value = part.partition("=")
+            if not equals and not at:
+                key, value = "order", key
+            if key == "order" and value and set(value) <= set("acdn"):
+                found["order"] = value
+            elif key == "menu" and (on := switch(value)) is not None:
+                found["menu"] = on
+            else:
+                raise ConfigError(f"-boot {part}: not known; there are order=LETTERS of a, c, d, n and menu=on|off")
+    return found
 
 
 def _monitor(name: str, text: str) -> tuple[str, str]:

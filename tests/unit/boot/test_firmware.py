@@ -146,6 +146,15 @@ def test_memory_is_told_with_kvms_pages_apart() -> None:
     assert entries == [(0, 3 * GIB, 1), (4 * GIB, GIB, 1), (layout.IDENTITY_MAP, 0x4000, 2)]
 
 
+def test_what_it_tries_first_and_whether_it_asks() -> None:
+    assert firmware.cmos(BIOS) == {0x3D: 0, 0x38: 0}
+    for order, first, third in (("c", 0x02, 0), ("nc", 0x24, 0), ("dcna", 0x23, 0x40)):
+        config = BIOS.replace(boot=BIOS.boot.replace(order=order, menu=True))
+        assert firmware.cmos(config) == {0x3D: first, 0x38: third}
+        assert firmware.items(config)[0x0E] == b"\1\0"
+    assert firmware.items(BIOS)[0x0E] == b"\0\0"
+
+
 # --- cards ----------------------------------------------------------------------------------------------------------------
 def test_bootindex_is_the_order_of_booting() -> None:
     def card(name: str, index: str) -> DeviceConfig:

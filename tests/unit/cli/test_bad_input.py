@@ -61,6 +61,10 @@ ROWS: list[tuple[str, list[str]]] = [
     ("hello -bios @text", ["-bios and hello", "one of the two"]),
     ("-kernel @text -bios @text", ["-bios and -kernel", "-drive"]),
     ("-bios @text -format flat16", ["-bios and -format"]),
+    ("-bios @text -boot x", ["-boot x", "order=", "menu="]),
+    ("-bios @text -boot menu=maybe", ["menu=maybe"]),
+    ("-bios @text -boot=", ["-boot", "order="]),
+    ("hello -boot c", ["-boot c", "-bios"]),
     ("-bios @text -append quiet", ["-append", "firmware"]),
     # --- initrd and command line ---
     ("@linux -initrd @missing", ["initrd", "@missing", "No such file"]),

@@ -33,6 +33,10 @@ def test_firmware_stands_for_the_image() -> None:
     made = config("-bios sea.bin -m 64")
     assert (made.boot.kernel, made.boot.fmt) == ("sea.bin", "bios")
     assert made == config("-kernel sea.bin -format bios -m 64")
+    assert (made.boot.order, made.boot.menu) == ("", False)
+    for text, order, menu in (("c", "c", False), ("order=nc,menu=on", "nc", True), ("menu=on -boot d", "d", True)):
+        made = config(f"-bios sea.bin -boot {text}")
+        assert (made.boot.order, made.boot.menu) == (order, menu)
 
 
 @pytest.mark.parametrize("dashes", ["-", "--"])
