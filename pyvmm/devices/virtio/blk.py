@@ -197,7 +197,10 @@ class VirtioBlk(VirtioDevice):
         backend, disk, reads = self.backend, self.disk, self._reads
         quick = lane.quick
         if quick is None or quick.backend is not backend:  # it is new, or somebody listens
-            lane.quick = quick = Quick(queue, disk, backend, reads, self._writes) if lane.whole and type(backend) is RawFile else None
+            quick = None
+            if lane.whole and type(backend) is RawFile:
+                quick = Quick(queue, disk, backend, reads, self._writes, self._flushes)
+            lane.quick = quick
         queue.disable_kicks()
         waiting: Request | None = None  # taken, would wait for the host; what comes next decides who executes it
         alone = False  # the request before was executed here, for want of company

@@ -1,4 +1,4 @@
-"""Reads and writes of a raw file that wait for nothing, answered in a row: nearly all that Linux asks for.
+"""Reads, writes and flushes of a raw file that wait for nothing, answered in a row: nearly all that Linux asks for.
 
 ``VirtioBlk.serve`` can do all of it, with a Request for each, in up to twice the bytecodes. What is not plain is left to it untouched,
 so that every rule has its one place there: this file only has to be at least as strict. Sections are those of the Virtio
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.devices.virtio.blk_request import HEADER, IN, OK, OUT
-from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_WRITE, FIRST, LINKED, SECOND_READ, SECOND_WRITTEN, THREE
+from pyvmm.devices.virtio.blk_request import FLUSH, HEADER, IN, OK, OUT
+from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_WRITE, FIRST, LINKED, SECOND_READ, SECOND_WRITTEN, THREE, TWO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyvmm.devices.virtio.blk_waits import Waits
     from pyvmm.devices.virtio.queue import VirtQueue
 
-_linked, _three, _header = LINKED.unpack_from, THREE.unpack_from, HEADER.unpack_from
+_linked, _two, _three, _header = LINKED.unpack_from, TWO.unpack_from, THREE.unpack_from, HEADER.unpack_from
 _preadv, _NOWAIT = os.preadv, os.RWF_NOWAIT
 
 
@@ -30,7 +30,7 @@ class Quick:
 
     Args:
         backend: the file itself, not what somebody has put around it.
-        reads, writes: the device's; told what they took where the file system cannot say beforehand whether they would wait.
+        reads, writes, flushes: the device's; told what they took where the file system cannot say beforehand whether they would wait.
 
     Attributes:
         refused: the next request is a read that was tried and would have to wait. For the caller to take back.
@@ -38,14 +38,15 @@ class Quick:
     """
 
     __slots__ = (
-        "backend", "refused", "cached", "_queue", "_disk", "_reads", "_writes", "_table", "_avail", "_used", "_elements", "_tables",
+        "backend", "refused", "cached", "_queue", "_disk", "_reads", "_writes", "_flushes", "_table", "_avail", "_used", "_elements",
+        "_tables",
     )  # fmt: skip
 
-    def __init__(self, queue: VirtQueue, disk: Disk, backend: RawFile, reads: Waits, writes: Waits) -> None:
+    def __init__(self, queue: VirtQueue, disk: Disk, backend: RawFile, reads: Waits, writes: Waits, flushes: Waits) -> None:
         self.backend = backend
         self.refused = self.cached = False
         self._queue, self._disk = queue, disk
-        self._reads, self._writes = reads, writes
+        self._reads, self._writes, self._flushes = reads, writes, flushes
         self._table, self._avail, self._used, self._elements, self._tables = queue.parts()
 
     def answer(self, lane: Any, most: int) -> int:
@@ -77,6 +78,11 @@ class Quick:
                 if header + 16 > end or buffer + length > end or status >= end or not length:
                     break
                 many = None
+            elif length == 32:
+                header, room, link, status, rest, ends = _two(low, address)
+                if room != 16 or link != FIRST or rest != 1 or ends & 0xFFFF != DESC_WRITE or header + 16 > end or status >= end:
+                    break
+                length = also = 0
             else:
                 found = None if length & 15 or tables is None else tables.block(low[address : address + length], length >> 4)
                 if found is None:
@@ -85,7 +91,7 @@ class Quick:
                 length, also = many.length, SECOND_WRITTEN if inward else SECOND_READ
             kind, _, sector = _header(low, header)
             offset = sector << 9
-            if (length | offset) & disk.mask or offset + length > disk.size:
+            if length and ((length | offset) & disk.mask or offset + length > disk.size):
                 break
             if kind != row or also != direction:
                 if done:
@@ -94,6 +100,8 @@ class Quick:
                     waits, flags = self._reads, _NOWAIT if self.backend.nowait else 0
                 elif kind == OUT and also == SECOND_READ and not (disk.through or disk.readonly):  # asked after the look at the ring
                     waits, flags = self._writes, 0
+                elif kind == FLUSH and not length:
+                    waits, flags = self._flushes, 0
                 else:
                     break
                 if not flags:
@@ -105,6 +113,9 @@ class Quick:
             try:
                 if kind == OUT:
                     backend.write(offset, [low[buffer : buffer + length]] if many is None else many)
+                    written = 1
+                elif kind == FLUSH:
+                    backend.flush()
                     written = 1
                 else:
                     if many is None:

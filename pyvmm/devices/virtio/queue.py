@@ -31,7 +31,7 @@ INDIRECT_MAX = 1024  # descriptors in an indirect chain when the queue is smalle
 
 _DESC = struct.Struct("<QIHH")
 LINKED = struct.Struct("<QII")  # flags and next taken together
-_TWO, THREE = struct.Struct("<QIIQII"), struct.Struct("<QIIQIIQII")
+TWO, THREE = struct.Struct("<QIIQII"), struct.Struct("<QIIQIIQII")
 FIRST, SECOND_READ, SECOND_WRITTEN = DESC_NEXT | 1 << 16, DESC_NEXT | 2 << 16, DESC_NEXT | DESC_WRITE | 2 << 16
 TOTAL_MAX = 1 << 32  # bytes in one chain (2.7.5.2)
 Three = tuple[int, int, int, int, int, bool, int, int]  # head; address and length of each buffer, after the second's: writable
@@ -212,7 +212,7 @@ class VirtQueue:
             if also != SECOND_WRITTEN and also != SECOND_READ or not length or second + length > end:
                 return None
         elif length == 32:
-            first, before, link, third, behind, ends = _TWO.unpack_from(self.low, address)
+            first, before, link, third, behind, ends = TWO.unpack_from(self.low, address)
             second = length = also = 0
         else:
             return None

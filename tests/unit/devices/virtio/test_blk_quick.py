@@ -57,7 +57,7 @@ class Side:
         lane = self.blk._lanes[0]
         assert lane is not None
         if lane.whole and type(self.file) is RawFile:
-            quick = blk_quick.Quick(self.queue, self.blk.disk, self.file, self.blk._reads, self.blk._writes)
+            quick = blk_quick.Quick(self.queue, self.blk.disk, self.file, self.blk._reads, self.blk._writes, self.blk._flushes)
             lane.quick = Counting(quick, self)  # type: ignore[assignment]
 
     def _flush(self) -> None:
@@ -161,7 +161,9 @@ def test_the_short_way_does_what_the_long_one_does(tmp_path: Path, features: int
         for slot in range(chance.randrange(1, 41)):
             kind = chance.choice((kinds.IN, kinds.IN, kinds.IN, kinds.OUT, kinds.OUT, kinds.FLUSH, kinds.GET_ID))
             sector = chance.choice((*range(0, 136, 8), 1 << 55))
-            lengths = chance.choice(((logical,), (logical,), (4096,), (512,), (512,) * 8, (512,) * 6, (512,) * 15 + (logical + 512,)))
+            lengths: tuple[int, ...] = ()
+            if chance.random() < (0.1 if kind == kinds.FLUSH else 0.98):
+                lengths = chance.choice(((logical,), (logical,), (4096,), (512,), (512,) * 8, (512,) * 6, (512,) * 15 + (logical + 512,)))
             request(sides, slot, kind, sector, lengths, chance, spoil)
         if chance.random() < 0.05:
             for side in sides:
@@ -210,6 +212,17 @@ def read(side: Side, count: int, first: int = 0) -> None:
 
 def statuses(side: Side, count: int) -> list[int]:
     return [side.memory.read(STATUSES + 8 * slot, 1)[0] for slot in range(count)]
+
+
+def test_flushes_in_a_row_are_as_many(side: Side) -> None:
+    for slots in ((0,), (1, 2, 3)):
+        for slot in slots:
+            request((side,), slot, kinds.FLUSH, 0, ())
+        side.serve()
+    assert statuses(side, 4) == [kinds.OK] * 4
+    assert side.flushes == 4
+    assert side.quick == 3, "of the first one nobody knows how long it waits"
+    side.close()
 
 
 @pytest.mark.parametrize("kind", [kinds.IN, kinds.OUT])
