@@ -132,9 +132,9 @@ def test_kvm_that_may_not_be_opened() -> None:
     program = (
         "import os, sys, pyvmm.machine as m, pyvmm.cli as c\n"
         "real = m.GuestMemory\n"
-        "def late(size):\n"
+        "def late(*what):\n"
         "    os.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
-        "    return real(size)\n"
+        "    return real(*what)\n"
         "m.GuestMemory = late\n"
         "sys.exit(c.main(['run', 'hello']))\n"
     )
