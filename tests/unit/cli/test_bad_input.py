@@ -52,6 +52,7 @@ ROWS: list[tuple[str, list[str]]] = [
     ("multiboot -address 0x100000", ["flat", "multiboot", "remove"]),
     # --- firmware ---
     ("-bios @missing", ["@missing", "No such file"]),
+    ("@firmware", ["@firmware", "-bios"]),
     ("-bios @empty", ["@empty", "empty"]),
     ("-bios @folder", ["@folder", "directory"]),
     ("-bios @text", ["@text", "multiple of 64 KiB", "seabios"]),
@@ -169,6 +170,7 @@ def files(tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "text").write_text("hello\n" * 200)
     (tmp_path / "odd").write_bytes(bytes(1000))
     (tmp_path / "qcow2").write_bytes(b"QFI\xfb" + bytes(1020))
+    (tmp_path / "firmware").write_bytes(bytes((64 << 10) - 16) + b"\xea".ljust(16, b"\0"))
     (tmp_path / "gzip").write_bytes(b"\x1f\x8b\x08" + bytes(1000))
     for name, size in (("big", 3 << 20), ("huge", 100 << 20)):
         with open(tmp_path / name, "wb") as file:
