@@ -141,7 +141,8 @@ class Cards:
         return bind
 
     def _blk(self, name: str, config: DeviceConfig) -> VirtioDevice:
-        from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
+        from pyvmm.devices.virtio.blk import VirtioBlk
+        from pyvmm.devices.virtio.blk_config import BlkOptions
 
         drive = config.get("drive")
         backend = self.machine.drives.get(drive)

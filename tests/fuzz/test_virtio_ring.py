@@ -24,7 +24,8 @@ import pytest
 from pyvmm import memory as memory_module
 from pyvmm.backends.block.raw import RawFile
 from pyvmm.devices.virtio import core, net_trace
-from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.blk_config import BlkOptions
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.core import DRIVER_OK, NEEDS_RESET, VERSION_1
 from pyvmm.devices.virtio.device import VirtioDevice

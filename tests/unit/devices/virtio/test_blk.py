@@ -13,7 +13,8 @@ import pytest
 from pyvmm.devices.virtio import blk as module
 from pyvmm.devices.virtio import blk_config, blk_waits
 from pyvmm.devices.virtio import blk_request as kinds
-from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.blk_config import BlkOptions
 from pyvmm.devices.virtio.queue import QueueError, VirtQueue
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory

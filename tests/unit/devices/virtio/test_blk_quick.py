@@ -16,7 +16,8 @@ from pyvmm.backends.block import raw
 from pyvmm.backends.block.raw import RawFile
 from pyvmm.devices.virtio import blk, blk_config, blk_quick, blk_waits
 from pyvmm.devices.virtio import blk_request as kinds
-from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.blk_config import BlkOptions
 from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QueueError, VirtQueue
 from pyvmm.memory import GuestMemory
 from tests.support.fakes import FaultySystem

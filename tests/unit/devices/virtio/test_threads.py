@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from pyvmm.devices.virtio.blk import BlkOptions, VirtioBlk
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.blk_config import BlkOptions
 from pyvmm.devices.virtio.core import DRIVER_OK, EVENT_IDX, NEEDS_RESET
 from pyvmm.iothread import IoThread
 from pyvmm.layout import MIB
