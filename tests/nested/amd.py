@@ -40,9 +40,7 @@ _KERNEL_LINE = (
     # threshold) and a kernel bug are such panics too: either would leave tests hanging or, worse, wrong.
     "console=ttyS0 quiet panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=30 "
     # Emulated, these cost much and protect nobody.
-    "mitigations=off random.trust_cpu=on "
-    # Else a watchdog that a busy machine holds up takes the clock away from the TSC, and each look at it becomes an access of the HPET.
-    "tsc=reliable"
+    "mitigations=off random.trust_cpu=on"
 )
 _PANIC_MARKS = (b"Kernel panic", b"soft lockup - CPU", b"nested-init: ", b"/init: ")
 _BOOT_SECONDS = 120.0
