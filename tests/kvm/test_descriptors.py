@@ -13,6 +13,7 @@ import signal
 import struct
 import threading
 import time
+from _thread import _count
 from collections.abc import Callable, Iterator
 from ctypes import sizeof
 from typing import Any
@@ -30,6 +31,7 @@ from pyvmm.kvm.vm import Vm
 from pyvmm.layout import IDENTITY_MAP, LAPIC, MIB, TSS
 from pyvmm.memory import GuestMemory
 from pyvmm.poweron import set_boot_state
+from pyvmm.threads import Thread
 
 pytestmark = pytest.mark.kvm
 
@@ -242,6 +244,40 @@ def test_irqchip_order_is_explained(kvm: Kvm) -> None:
         late.create_vcpu(0)
     with pytest.raises(KvmError, match="must come before the first vCPU"):
         late.set_identity_map_addr(IDENTITY_MAP)
+
+
+@pytest.mark.parametrize("reinject", [True, False])
+def test_a_vm_with_a_pit_is_closed_at_once_and_leaves_no_thread(kvm: Kvm, reinject: bool) -> None:
+    before = _count()
+    vm = kvm.create_vm()
+    vm.create_irqchip()
+    vm.create_pit()
+    if not reinject:
+        vm.set_pit_reinject(False)
+    fd = vm.fd
+    vm.close()
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    assert wait_for(lambda: _count() <= before)
+    vm.close()
+
+
+@pytest.mark.parametrize("fault", ["no thread", "no routing", "no control"])
+def test_a_pit_that_cannot_be_parted_with_quickly_goes_with_the_vm(kvm: Kvm, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread") if fault == "no thread" else KvmError("KVM_SOMETHING", errno.EINVAL)
+
+    where = {"no thread": (Thread, "start"), "no routing": (Vm, "set_gsi_routing"), "no control": (Vm, "set_pit_reinject")}[fault]
+    before = _count()
+    vm = kvm.create_vm()
+    vm.create_irqchip()
+    vm.create_pit()
+    fd = vm.fd
+    monkeypatch.setattr(*where, refuse)
+    vm.close()
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    assert wait_for(lambda: _count() <= before)
 
 
 def test_irq_line_reaches_the_pic(kvm: Kvm) -> None:
