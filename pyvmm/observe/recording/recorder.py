@@ -7,7 +7,7 @@
 
 The buffer goes to the writer when it is full. A keyframe is taken when KEYFRAME_EXITS exits have passed since the last, always: where the
 writer lags, the guest waits for it. Also when KEYFRAME_NS have passed, but not sooner than PATIENCE times what the last one took, the
-writer's share included where that has no CPU of its own, and not while it lags: those that only time asks for take at most a twentieth
+writer's share included where that has no CPU of its own, and not while it lags: those that only time asks for take at most a fiftieth
 of it. None while the guest makes no exit.
 
 Exits of several vCPUs are seen one after the other: who comes second waits until the first is through. Memory is looked at with
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 KEYFRAME_EXITS = 1000
 KEYFRAME_NS = 200_000_000
-PATIENCE = 19
+PATIENCE = 49
 _BACKLOG = 8 << 20  # bytes that wait to be packed: the writer lags
 _BUFFER = 64 << 10
 _TOOK_MAX = (1 << 32) - 1
