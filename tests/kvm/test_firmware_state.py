@@ -61,4 +61,5 @@ def test_lost_ticks_are_discarded_when_asked(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Vm, "set_pit_reinject", spy)
     with vm.flat(vm.POWER_OFF, tmp_path, pit_reinject=reinject) as (machine, _):
         assert vm.run(machine).kind == events.POWEROFF
-    assert asked == ([] if reinject else [False])
+        during = list(asked)  # the close of a VM takes it back
+    assert during == ([] if reinject else [False])
