@@ -51,7 +51,8 @@ class Vm:
         """Has the PIT give its two notifiers up, which the close would do as well, in 15 ms more often than not.
 
         Each takes a grace period (SRCU) of the interrupt routing, and the second, so soon behind the first, is one of those that the
-        kernel takes its time for. Who sets a routing waits for one too, and asks for haste: beside that both are over in 1 ms.
+        kernel takes its time for. Who sets a routing waits for one too, and asks for haste: beside that both are over in 1 or 2 ms
+        as a rule, in 8 or more at times.
         """
         parted = Lock()
         parted.acquire()
