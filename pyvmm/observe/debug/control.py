@@ -76,10 +76,11 @@ class Control:
         stepped: how many the last ``step_instructions`` has executed, over exits as well.
         stop: why it stands still.
         running: a move is on its way.
-        on_exits: for a history: called behind each exit, on the vCPU's thread, with the machine at rest (``quiet``) and the records of the
-            exits since the last call, the last of which is what the machine is behind. As a rule there is one; more when an
-            instruction made several (a read-modify-write of device memory), or other vCPUs' exits came in while the world was
-            stopping. Set it while the machine stands still. None: exits are only counted, which costs next to nothing.
+        on_exits: for a history: called behind each exit with the machine at rest (``quiet``) and the records of the exits since the last
+            call, the last of which is what the machine is behind; on the vCPU's thread, or the mover's before its move ends. As a rule
+            there is one record; more when an instruction made several exits (a read-modify-write of device memory), or other vCPUs'
+            came in while the world was stopping. Set it while the machine stands still. None: exits are only counted, which costs
+            next to nothing.
     """
 
     def __init__(self, machine: Machine, breakpoints: Breakpoints) -> None:
@@ -267,6 +268,8 @@ class Control:
         with self._news:
             self._news.wait_for(lambda: self._eventful() or self._is_over)
         self._standstill.wait()
+        if self.on_exits is not None:
+            self._tell()  # a vCPU that still waits for its turn to tell counts as parked
         if self.machine.reason is None:
             self.mechanisms.disarm()
 
@@ -403,26 +406,30 @@ class Control:
         Two vCPUs that want this at once do not wait for one another: each has completed its exit and counts as parked while it waits
         for its turn. The first then tells of both exits, and the checkpoint stands for the last; the other finds nothing to tell.
         """
-        machine, on_exits = self.machine, self.on_exits
-        assert on_exits is not None
-        if not self._stepping:
-            machine.stand(True)
-        else:
+        machine = self.machine
+        if self._stepping:
             machine.resting.release()  # ``Standstill.do`` holds it for us
+            try:
+                return self._tell()
+            finally:
+                machine.resting.acquire()
+        machine.stand(True)
         try:
-            with Quiet(machine, standing=True):
+            self._tell()
+        finally:
+            machine.stand(False)
+
+    def _tell(self) -> None:
+        """Tells ``on_exits`` of the exits since the last call. From a vCPU's thread that stands, or the debugger's."""
+        try:
+            with Quiet(self.machine, standing=True):
                 with self._counting:
                     records, self._records = self._records, []
-                if records:
+                if records and self.on_exits is not None:
                     with self.mechanisms.hidden():
-                        on_exits(records)
+                        self.on_exits(records)
         except HostError as error:
-            machine.crashed(error)  # a disk does not answer; or the run is over, then nothing comes of it
-        finally:
-            if not self._stepping:
-                machine.stand(False)
-            else:
-                machine.resting.acquire()
+            self.machine.crashed(error)  # a disk does not answer; or the run is over, then nothing comes of it
 
     def _unhandled_exit(self, index: int, reason: int) -> None:
         """The end of the guest, as a rule; put off, its thread must not leave the run loop."""

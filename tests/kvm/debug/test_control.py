@@ -101,6 +101,25 @@ def test_answers_of_reads_are_in_the_record(tmp_path: Path) -> None:
         assert [record.answer for record in told] == [b"\x60", b"\x60"]
 
 
+def test_a_move_ends_when_its_exits_are_told(tmp_path: Path) -> None:
+    """A vCPU that waits for its turn to tell counts as parked: the debugger's thread is not to be back before its exit is told."""
+    with rounds(tmp_path) as control:
+        told: list[int] = []
+        control.on_exits = lambda records: told.extend(record.number for record in records)
+        stand = control.machine.stand
+
+        def slow(on: bool) -> None:
+            stand(on)
+            if on and not told:
+                control.interrupt()
+                time.sleep(0.2)  # another has its turn
+
+        control.machine.stand = slow  # type: ignore[method-assign]
+        stop = control.run()
+        assert stop.why == subject.INTERRUPTED and told == [1] == list(range(1, control.number + 1))
+        assert control.run(until=5).why == subject.EXIT and told == [1, 2, 3, 4, 5]
+
+
 def test_two_processors_that_want_rest_at_once(tmp_path: Path) -> None:
     with guest("smp") as control:
         told: list[int] = []
