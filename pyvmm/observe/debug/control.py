@@ -72,15 +72,12 @@ class Control:
 
     Attributes:
         number: exits to user space so far, over all vCPUs, since ``attach`` (or as ``rewind`` said).
-        steps: instructions executed since then by ``step_instructions``.
-        stepped: how many the last ``step_instructions`` has executed, over exits as well.
+        steps, stepped: instructions executed by ``step_instructions``: since then; by the last call, over exits as well.
         stop: why it stands still.
         running: a move is on its way.
         on_exits: for a history: called behind each exit with the machine at rest (``quiet``) and the records of the exits since the last
-            call, the last of which is what the machine is behind; on the vCPU's thread, or the mover's before its move ends. As a rule
-            there is one record; more when an instruction made several exits (a read-modify-write of device memory), or other vCPUs'
-            came in while the world was stopping. Set it while the machine stands still. None: exits are only counted, which costs
-            next to nothing.
+            call (one as a rule; more when an instruction made several, or other vCPUs' came in meanwhile), the last of which the machine
+            is behind; on the vCPU's thread, or the mover's before its move ends. Set it while all stands still. None: exits are counted.
     """
 
     def __init__(self, machine: Machine, breakpoints: Breakpoints) -> None:
