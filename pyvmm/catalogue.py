@@ -76,7 +76,7 @@ def find(name: str) -> Guest:
     except (ConfigError, KeyError):
         guests = _parse(text, path)  # says where the mistake is
     if name not in guests:
-        raise ConfigError(f"no guest is called {name!r}; there are: {', '.join(guests)}")
+        raise ConfigError(f"no guest is called {name!r}, and no file; there are: {', '.join(guests)}")
     return guests[name]
 
 

@@ -34,7 +34,9 @@ usage: pyvmm COMMAND [ARGUMENTS]
   inspect FILE           say what an image is, by which rule, its entry point and mode
   check                  examine this host's KVM and say what to do
   bench [OPTIONS]        in a checkout: measure start-up, exits, consoles, disks and networks beside QEMU
-  version, help
+  version, help [COMMAND]
+
+Each command has a -help of its own.
 """
 
 # Not a bug and nobody's argument: what a host may run out of anywhere (an import opens files too).
@@ -135,10 +137,15 @@ def _dispatch(command: str, rest: list[str]) -> int:
         print(f"pyvmm {__version__}")
         return status.OK
     if command in ("help", "-h", "-help", "--help"):
+        if command == "help" and rest:
+            return _dispatch(rest[0], ["-help"])
         print(USAGE, end="")
         return status.OK
+    from pyvmm.cli.hints import nearest
+
     known = "run, debug, stat, top, list, record, replay, report, guests, inspect, check, bench, version, help"
-    raise ConfigError(f"no command '{command}': {known}")
+    near = nearest(command, known.split(", "))
+    raise ConfigError(f"no command '{command}'{f' (did you mean {near}?)' if near else ''}: {known}")
 
 
 def _complain(error: Exception | str, code: int) -> int:
@@ -153,6 +160,8 @@ def entry(command: Callable[[list[str]], int] = main) -> None:
             os.fstat(fd)
         except OSError:  # `pyvmm ... >&-`: else the next descriptor opened, /dev/kvm say, would become stdout
             os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - Python has made None of what was closed
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     finder.install()
     gc.disable()  # start-up makes no garbage: looking for it costs 4 % of its instructions; a machine that runs turns it on
     code = command(sys.argv[1:])

@@ -46,7 +46,7 @@ FAILED = 1
 
 def command(arguments: list[str]) -> int:
     """Opens the prompt; returns the exit status: 0, or in batch mode 1 when a command failed."""
-    given, rest = own.take(own.sourced(arguments, (*WITH_VALUE, *_VALUES)), ("batch",), ("ex", *_VALUES))
+    given, rest = own.take("debug", own.sourced(arguments, (*WITH_VALUE, *_VALUES)), ("batch",), ("ex", *_VALUES))
     options = Options(rest)
     if options.config is None:
         print(HELP, end="")

@@ -26,10 +26,6 @@ _PROTOCOLS = (
     "nfs", "nvme", "blkdebug", "null-co", "null-aio", "host_device",
 )  # fmt: skip
 _SERIAL_LENGTH = 20  # virtio 1.2, 5.2.6: VIRTIO_BLK_ID_BYTES
-_NOT_HERE = {  # options of QEMU's for disks pyvmm does not have
-    "hda": "IDE disks", "hdb": "IDE disks", "hdc": "IDE disks", "hdd": "IDE disks", "cdrom": "CD-ROM drives", "fda": "floppy disks",
-    "fdb": "floppy disks", "sd": "SD cards", "mtdblock": "flash memory", "pflash": "flash memory",
-}  # fmt: skip
 _CHARDEV_KEYS = {  # backend: keys beside id
     "stdio": ("signal", "mux"), "file": ("path", "mux"), "pty": ("mux",), "socket": ("path", "server", "wait", "mux"), "null": ("mux",),
 }  # fmt: skip
@@ -37,17 +33,6 @@ _CHARDEV_KINDS = {"socket": "unix"}
 _OBJECT_KEYS = {"rng-random": ("filename",), "rng-builtin": (), "iothread": ("poll-max-ns",)}
 _RANDOM = ("/dev/urandom", "/dev/random", "/dev/hwrng")
 SCRATCH_ID = "disk0"  # of a catalogue guest's disk
-
-
-def refusal(name: str, value: str) -> str:
-    """What to say about an option of QEMU's for disks that there is not; "" for other options."""
-    if name == "blockdev":
-        return "-blockdev: not supported: write -drive file=FILE,format=raw,if=none,id=ID and -device virtio-blk-pci,drive=ID"
-    if name not in _NOT_HERE:
-        return ""
-    more = ",readonly=on" if name == "cdrom" else ""
-    file = value.replace(",", ",,") or "FILE"
-    return f"-{name}: there are no {_NOT_HERE[name]}: write -drive file={file},format=raw,if=virtio{more} (Linux: /dev/vda)"
 
 
 def attach(given: dict[str, list[str]], devices: list[DeviceConfig], disk: int = 0) -> tuple[

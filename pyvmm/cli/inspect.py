@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 
 from pyvmm import catalogue, status
+from pyvmm.cli import own
 from pyvmm.errors import ConfigError
+
+HELP = """\
+usage: pyvmm inspect [-format NAME] FILE        FILE is an image, or a name from `pyvmm guests`
+
+Says what an image is, by which rule, where it begins and in which mode, or why it cannot boot (status 2).
+
+  -format NAME   take it for one of: {formats}
+"""
 
 
 def command(arguments: list[str]) -> int:
     """Describes one image; a name from the catalogue does as well. Status 2 when it cannot boot."""
-    if len(arguments) == 3 and arguments[0].lstrip("-") == "format":
-        fmt, path = arguments[1], arguments[2]
-    elif len(arguments) == 1:
-        fmt, path = "auto", arguments[0]
-    else:
-        raise ConfigError("usage: pyvmm inspect [-format NAME] FILE")
+    given, rest = own.take("inspect", arguments, ("help", "h"), ("format",), boots=False)
+    if "help" in given or "h" in given:
+        from pyvmm.boot.detect import FORMATS
+
+        print(HELP.format(formats=", ".join(FORMATS)), end="")
+        return status.OK
+    if len(rest) != 1:
+        raise ConfigError("name one image: usage: pyvmm inspect [-format NAME] FILE")
+    path, fmt = rest[0], given.get("format", ["auto"])[-1]
     from pyvmm.boot.inspect import describe
 
     if "/" not in path and not os.path.exists(path):

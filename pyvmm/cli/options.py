@@ -257,9 +257,9 @@ def _split(arguments: list[str]) -> tuple[list[str], dict[str, list[str]]]:
                     raise ConfigError(f"{argument}: a value must follow") from None
             given.setdefault(name, []).append(value)
         else:
-            from pyvmm.cli.drives import refusal
+            from pyvmm.cli.hints import unknown
 
-            raise ConfigError(refusal(name, value or next(rest, "")) or f"unknown option {argument}: pyvmm run -help lists what there is")
+            raise ConfigError(unknown(argument, FLAGS | WITH_VALUE, "run", next(rest, "")))
     return words, given
 
 

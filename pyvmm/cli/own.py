@@ -1,8 +1,8 @@
-"""Options of a command that takes all of ``pyvmm run``'s as well: found wherever they stand, the rest is left for ``Options``."""
+"""A command's own options: found wherever they stand. What is left are its words, and ``pyvmm run``'s options if it boots a guest."""
 
 from __future__ import annotations
 
-from pyvmm.cli.options import WITH_VALUE
+from pyvmm.cli.options import FLAGS, WITH_VALUE
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -10,29 +10,39 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 
-def take(arguments: list[str], flags: Collection[str], values: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
+def take(
+    command: str, arguments: list[str], flags: Collection[str], values: Collection[str], boots: bool = True
+) -> tuple[dict[str, list[str]], list[str]]:
     """Sorts a command line.
 
     Args:
-        arguments: without the command's name.
+        command: its name.
+        arguments: behind it.
         flags, values: the command's own options without dashes; each may be written with one dash or two, a value as ``-o X`` or ``-o=X``.
+        boots: all options of ``pyvmm run`` may stand there, too; they are left for ``Options``.
 
     Returns:
         ({option: its values, "" for a flag}, what is left).
 
     Raises:
-        ConfigError: a value is missing.
+        ConfigError: there is no such option, or a value is missing.
     """
+    others, foreign = (FLAGS, WITH_VALUE) if boots else ((), ())
     given: dict[str, list[str]] = {}
     left: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.lstrip("-").partition("=")
-        if not argument.startswith("-") or argument == "-" or name not in (*flags, *values) or (name in flags and equals):
+        if not argument.startswith("-") or argument == "-" or name in others:
             left.append(argument)
-            if argument.startswith("-") and name in WITH_VALUE and not equals:
-                left += [each for each in (next(rest, None),) if each is not None]
             continue
+        if name in foreign and name not in values:
+            left += [argument, *([] if equals else [each for each in (next(rest, None),) if each is not None])]
+            continue
+        if name not in values and (name not in flags or equals):
+            from pyvmm.cli.hints import unknown
+
+            raise ConfigError(unknown(argument, (*flags, *values, *others, *foreign), command, next(rest, "") if boots else None))
         if name in values and not equals:
             try:
                 value = next(rest)
@@ -83,5 +93,5 @@ def number(given: dict[str, list[str]], name: str, default: float, low: float, h
     except ValueError:
         value = low - 1
     if not low <= value <= high:
-        raise ConfigError(f"{'-' * min(len(name), 2)}{name} {text}: give a number from {low:g} to {high:g}")
+        raise ConfigError(f"{'-' * min(len(name), 2)}{name} {text}: give a number from {low:.12g} to {high:.12g}")
     return value

@@ -83,10 +83,10 @@ def _check(arguments: list[str]) -> None:
             if not equals:
                 next(rest, None)
         elif name not in FLAGS:
-            from pyvmm.cli.drives import refusal
+            from pyvmm.cli.hints import instead
 
             known = ", ".join(f"-{each}" for each in sorted({*FLAGS, *WITH_VALUE}, key=str.lower))
-            raise ConfigError(refusal(name, next(rest, "")) or f"-{name}: pyvmm does not have this option of QEMU's; it has {known}")
+            raise ConfigError(instead(name, next(rest, "")) or f"-{name}: pyvmm does not have this option of QEMU's; it has {known}")
     config = Options(arguments).config
     if config is None:
         return

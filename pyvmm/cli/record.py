@@ -31,7 +31,7 @@ class Recorded(Session):
 
 def command(arguments: list[str]) -> int:
     """Runs the guest to its end; returns its exit status."""
-    given, rest = own.take(arguments, (), ("o", "e", "F"))
+    given, rest = own.take("record", arguments, (), ("o", "e", "F"))
     options = Options(rest)
     if options.config is None:
         print(HELP, end="")

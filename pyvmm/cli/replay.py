@@ -27,11 +27,11 @@ FAILED = 1
 
 def command(arguments: list[str]) -> int:
     """Opens the prompt; returns the exit status: 0, or in batch mode 1 when a command failed."""
-    given, rest = own.take(own.sourced(arguments, ("symbols",)), ("batch", "help", "h"), ("ex", "symbols"))
+    given, rest = own.take("replay", own.sourced(arguments, ("symbols",)), ("batch", "help", "h"), ("ex", "symbols"), boots=False)
     if "help" in given or "h" in given:
         print(HELP, end="")
         return status.OK
-    if len(rest) != 1 or rest[0].startswith("-"):
+    if len(rest) != 1:
         raise ConfigError(f"pyvmm replay wants one recording{', not ' + ' '.join(rest) if rest else ''}: pyvmm replay FILE [-ex COMMAND]")
     with Recording.open(rest[0]) as recording:
         return _converse(recording, given.get("ex", []), "batch" in given, given.get("symbols", [""])[-1])

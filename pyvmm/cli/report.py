@@ -41,14 +41,13 @@ _OUTPUTS = ("html", "chrome", "folded")
 
 def command(arguments: list[str]) -> int:
     """Reads a recording; returns an exit status."""
-    if {"-h", "-help", "--help"} & set(arguments):
+    values = (*_OUTPUTS, "o", "sort", "top", "symbols", "vcpu", "reason", "device", "from", "to")
+    given, rest = own.take("report", arguments, ("text", "addresses", "help", "h"), values, boots=False)
+    if "help" in given or "h" in given:
         print(HELP.format(sorts=", ".join(SORTS)), end="")
         return status.OK
-    values = (*_OUTPUTS, "o", "sort", "top", "symbols", "vcpu", "reason", "device", "from", "to")
-    given, rest = own.take(arguments, ("text", "addresses"), values)
-    if len(rest) != 1 or rest[0].startswith("-"):
-        unknown = [each for each in rest if each.startswith("-")]
-        raise ConfigError(f"unknown option {unknown[0]}: pyvmm report -help lists what there is" if unknown else "name one recording")
+    if len(rest) != 1:
+        raise ConfigError(f"name one recording{', not ' + ' '.join(rest) if rest else ''}: pyvmm report FILE")
     sort, most = own.choice(given, "sort", SORTS, "time"), int(own.number(given, "top", 20, 0, 1e6))
     wanted = Filter(
         vcpu=int(own.number(given, "vcpu", -1, -1, 4096)),
@@ -57,18 +56,25 @@ def command(arguments: list[str]) -> int:
         begin=int(own.number(given, "from", 0, 0, 1e12) * 1e6),
         end=int(own.number(given, "to", 0, 0, 1e12) * 1e6) if "to" in given else -1,
     )
+    if 0 <= wanted.end < wanted.begin:
+        raise ConfigError(f"--from {given['from'][-1]} --to {given['to'][-1]}: nothing is between the two: give the smaller one first")
     with Recording.open(rest[0]) as recording:
+        if wanted.vcpu >= recording.header.vcpus:
+            raise ConfigError(f"--vcpu {wanted.vcpu}: the recorded machine has vCPUs 0 to {recording.header.vcpus - 1}")
         story = model.load(recording, wanted)
-        name = names.choose(given["symbols"][-1] if "symbols" in given else "", recording)
+        for option, name, known in (("--reason", wanted.reason, story.reasons), ("--device", wanted.device, story.devices)):
+            if name and name not in known:
+                raise ConfigError(f"{option} {name}: not in this recording; there are: {', '.join(sorted(known)) or 'none'}")
+        name_of = names.choose(given["symbols"][-1] if "symbols" in given else "", recording)
         if recording.note:
             say(f"pyvmm: {recording.note}")
         for kind in _OUTPUTS:
             for path in given.get(kind, []):
-                _write(path, f"--{kind}", kind, story, name)
+                _write(path, f"--{kind}", kind, story, name_of)
         if "text" in given or "o" in given or not given.keys() & set(_OUTPUTS):
             from pyvmm.observe.report import text
 
-            shown = text.render(story, name, sort, most, "addresses" in given)
+            shown = text.render(story, name_of, sort, most, "addresses" in given)
             _to(given["o"][-1] if "o" in given else "-", "-o", lambda file: file.write(shown))
     return status.OK
 

@@ -29,7 +29,7 @@ usage: pyvmm stat [OPTIONS] GUEST [OPTIONS OF `pyvmm run`]
 
 def command(arguments: list[str]) -> int:
     """Runs the guest to its end; returns its exit status."""
-    given, rest = own.take(arguments, ("json", "all"), ("o", "sort"))
+    given, rest = own.take("stat", arguments, ("json", "all"), ("o", "sort"))
     sort = own.choice(given, "sort", text.SORTS, "time")
     options = Options(rest)
     if options.config is None:
@@ -54,8 +54,11 @@ def command(arguments: list[str]) -> int:
     if output is None:
         say_lines(shown)
     else:
-        with output:
-            output.write(shown)
+        try:
+            with output:
+                output.write(shown)
+        except OSError as error:
+            raise ConfigError(f"-o {output.name}: {error.strerror}: the counts are lost") from None
     return status.of(reason)
 
 

@@ -37,7 +37,7 @@ _KEYS = "q quit  s sort  p pause"
 
 def command(arguments: list[str]) -> int:
     """Runs the guest to its end; returns its exit status."""
-    given, rest = own.take(arguments, (), ("d", "n", "sort"))
+    given, rest = own.take("top", arguments, (), ("d", "n", "sort"))
     options = Options(rest)
     if options.config is None:
         print(HELP.format(sorts=", ".join(screen.SORTS)), end="")

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from pyvmm import status
 from pyvmm.backends.stderr import say
+from pyvmm.cli import own
 from pyvmm.errors import ConfigError
 from pyvmm.observe.trace.events import Chosen, catalogue
 from pyvmm.observe.trace.tracer import Tracer, line
@@ -58,13 +59,14 @@ def _to_file(path: str) -> Callable[[str], None]:
 
 def command(arguments: list[str]) -> int:
     """``pyvmm list``."""
-    if any(argument.startswith("-") for argument in arguments):
+    given, patterns = own.take("list", arguments, ("help", "h"), (), boots=False)
+    if given:
         print(HELP, end="")
-        return status.OK if arguments in (["-h"], ["-help"], ["--help"]) else status.USAGE
+        return status.OK
     events = catalogue()
-    found = {name: text for name, text in events.items() if not arguments or any(fnmatchcase(name, each) for each in arguments)}
+    found = {name: text for name, text in events.items() if not patterns or any(fnmatchcase(name, each) for each in patterns)}
     if not found:
-        raise ConfigError(f"no event is called {' or '.join(arguments)}: pyvmm list without a pattern has all {len(events)}")
+        raise ConfigError(f"no event is called {' or '.join(patterns)}: pyvmm list without a pattern has all {len(events)}")
     width = max(map(len, found))
     for name, text in found.items():
         print(f"{name:<{width}}  {text}")

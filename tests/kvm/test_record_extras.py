@@ -69,6 +69,30 @@ def test_exits_are_what_stat_counts(tmp_path: Path) -> None:
     assert rows == {("in", 0x3FD): 51, ("out", 0x3F8): 51, ("out", 0x604): 1}
 
 
+def test_a_choice_that_a_recording_does_not_have_is_told(tmp_path: Path) -> None:
+    path = str(recorded(tmp_path, "hello"))
+    for option, value, message in (
+        ("--reason", "foo", "--reason foo: not in this recording; there are: io"),
+        ("--device", "COM7", "--device COM7: not in this recording; there are: COM1, acpi-pm"),
+        ("--vcpu", "1", "--vcpu 1: the recorded machine has vCPUs 0 to 0"),
+    ):
+        done = pyvmm("report", path, option, value)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"pyvmm: {message}\n"
+    assert pyvmm("report", path, "--reason", "io", "--device", "COM1", "--vcpu", "0").returncode == 0
+
+
+def test_a_closed_stdout_breaks_no_command(tmp_path: Path) -> None:
+    path = str(recorded(tmp_path, "hello"))
+    for arguments in (
+        ["report", path], ["report", path, "--html", "-"], ["replay", path, "--batch", "-ex", "step"],
+        ["debug", "hello", "--batch", "-ex", "step"], ["top", "hello"],
+    ):  # fmt: skip
+        command = ["sh", "-c", '"$@" >&- <&-', "sh", *COMMAND, *arguments]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, cwd=ROOT, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

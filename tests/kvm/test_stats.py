@@ -121,6 +121,11 @@ def test_mistakes_are_one_line(line: str, message: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_full_disk_under_o_is_told_as_that() -> None:
+    done = stat("hello", "-o", "/dev/full")
+    assert done.returncode == 2 and "pyvmm: -o /dev/full: No space left on device" in done.stderr
+
+
 def test_bytes_that_did_not_exit_are_told_of() -> None:
     done = stat("serial-poll", "-serial", "null")
     assert "that the kernel collected came in" in done.stderr

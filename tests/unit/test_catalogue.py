@@ -101,7 +101,7 @@ def test_missing_catalogue(tmp_path) -> None:
 
 def test_find() -> None:
     assert catalogue.find("hello").format == "flat16"
-    with pytest.raises(ConfigError, match="no guest is called 'hallo'; there are: hello, "):
+    with pytest.raises(ConfigError, match="no guest is called 'hallo', and no file; there are: hello, "):
         catalogue.find("hallo")
     every = catalogue.load()
     assert {name: catalogue.find(name) for name in every} == every

@@ -49,7 +49,7 @@ def test_readme_commands_are_understood(command: str, capsys: pytest.CaptureFixt
     """Those that need no KVM are run; lines that start a guest are parsed (tests/kvm/test_catalogue.py runs every guest)."""
     _, verb, *rest = shlex.split(command)
     if verb in ("run", "debug", "record"):
-        config = Options(own.take(rest, (), ("o",))[1]).config
+        config = Options(own.take(verb, rest, (), ("o",))[1]).config
         assert config is not None
     else:
         assert main([verb, *rest]) == 0

@@ -69,6 +69,7 @@ class Story:
         rows: one for each site, in order of appearance, with its totals.
         cells: the histogram behind each row.
         layout: of the machine at its end.
+        reasons, devices: what may be asked for in this part: names of exits and devices that there are, the filter's own choice aside.
         samples, kernel, spans, events: see ``recording.extras``; () where they were not recorded.
         console: (exit's index in the arrays, what came with it).
     """
@@ -83,6 +84,8 @@ class Story:
         self.rows: list[Row] = []
         self.cells: list[list[int]] = []
         self.console: list[tuple[int, bytes]] = []
+        self.reasons: set[str] = set()
+        self.devices: set[str] = set()
         self._devices = recording.state(0).devices
         self._known: dict[tuple[int, Hashable], int] = {}
         self._read()
@@ -126,6 +129,9 @@ class Story:
         row = Row(reason=names[0], access=names[1], address=names[2], size=names[3], device=names[4], register=names[5])
         wanted = self.wanted
         device = row.device or ("nobody" if row.address >= 0 else "")
+        self.reasons.add(row.reason)
+        if device:
+            self.devices.add(device)
         if wanted.reason and row.reason != wanted.reason or wanted.device and device != wanted.device:
             return -2
         self.rows.append(row)

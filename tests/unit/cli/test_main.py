@@ -72,6 +72,20 @@ def test_help(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert out == cli.USAGE and err == ""
 
 
+COMMANDS = [line.split()[0] for line in cli.USAGE.splitlines()[2:-3] if line[2:3].strip()]
+
+
+@pytest.mark.parametrize("command", [each for each in COMMANDS if each not in ("bench", "version,")])
+def test_every_command_has_a_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for arguments in ([command, "-help"], [command, "--help"], [command, "-h"], ["help", command]):
+        assert cli.main(arguments) == 0
+        out, err = capfd.readouterr()
+        assert out.startswith(f"usage: pyvmm {command}") and out.endswith("\n") and err == ""
+        shown.append(out)
+    assert len(set(shown)) == 1
+
+
 def test_run_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "-help"]) == 0
     assert "--timeout SECONDS" in capfd.readouterr().out

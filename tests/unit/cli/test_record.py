@@ -19,7 +19,7 @@ from tests.support.recordings import letters
         (["record", "nobody"], "no guest is called 'nobody'"),
         (["replay"], "wants one recording"),
         (["replay", "a", "b"], "wants one recording"),
-        (["replay", "--wrong", "a"], "wants one recording"),
+        (["replay", "--wrong", "a"], "unknown option --wrong: pyvmm replay -help"),
         (["replay", "-x"], "a file of commands must follow"),
         (["replay", "/nowhere.pvm"], "cannot read the recording"),
         (["replay", "/dev/null"], "no recording of pyvmm"),
