@@ -322,6 +322,8 @@ class GdbTarget:
         if stop.hits:
             others = [self._breakpoints().get(number) for number in stop.hits]
             text = text or "stopped by " + ", ".join(f"breakpoint {each.number} ({each.text})" for each in others if each is not None)
+        if stop.why == subject.CRASHED:
+            text = f"the guest has crashed: {text} (continue ends it, and pyvmm then reports)"
         return StopEvent(reason=_REASONS.get(stop.why, target.EVENT), vcpu=stop.vcpu, text=text)
 
     def _explain(self) -> None:

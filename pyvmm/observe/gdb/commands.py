@@ -278,10 +278,11 @@ def _detach(session: Session, body: bytes) -> bytes:
     return b"OK"
 
 
-def _kill(session: Session, body: bytes) -> None:
+def _kill(session: Session, body: bytes) -> bytes:
     session.over = True
     if session.attached:
         session.kill()
+    return b"X09"  # gdb waits for nothing, LLDB for this
 
 
 def _kill_process(session: Session, body: bytes) -> bytes:

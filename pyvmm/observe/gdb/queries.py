@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm.observe.gdb import framing, target_xml
 from pyvmm.observe.gdb.target import TargetError
-from pyvmm.observe.gdb.words import Malformed, numbers, thread, unhex
+from pyvmm.observe.gdb.words import numbers, thread, unhex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,9 +102,7 @@ def _actions(session: Session, body: bytes) -> bytes:
 
 def monitor(session: Session, body: bytes) -> bytes:
     """``qRcmd``: gdb's ``monitor``."""
-    if not body:
-        raise Malformed
-    command = unhex(body).decode(errors="replace")
+    command = unhex(body).decode(errors="replace") or "help"
     try:
         output = session.target.monitor(command)
     except TargetError as problem:

@@ -34,7 +34,7 @@ _NOTES = {
     target.HISTORY_END: "replaylog:end;",
 }
 _ASKED_FOR = {target.SOFTWARE: "swbreak", target.HARDWARE: "hwbreak"}  # only for a gdb that knows them
-_EXPEDITED = ("rip", "rsp", "rbp", "eflags")  # sent with each stop: gdb asks for them anyway
+_EXPEDITED = ("rip", "rsp", "rbp", "eflags")  # sent with each stop: gdb asks for them anyway. LLDB takes two digits only
 
 
 class Session:
@@ -295,7 +295,7 @@ class Session:
             values = {}
         for number, register in enumerate(self.registers):
             if register.source in _EXPEDITED and register.source in values:
-                text += f"{number:x}:{register.encode(values[register.source]).hex()};"
+                text += f"{number:02x}:{register.encode(values[register.source]).hex()};"
         return text.encode()
 
     # --- text for the user -------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def test_a_crash_is_shown_and_has_a_status() -> None:
 
     it = Debugged(Crashing(), reversible=False)
     event = it.go()
-    assert (event.reason, event.text) == (target.CRASHED, "triple fault")
+    assert (event.reason, event.text) == (target.CRASHED, "the guest has crashed: triple fault (continue ends it, and pyvmm then reports)")
     event = it.go()
     assert (event.reason, event.value) == (target.EXITED, 100)
 
