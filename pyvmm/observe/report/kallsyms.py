@@ -1,9 +1,10 @@
 """The names of a Linux kernel's functions, from the table it carries in its own memory (CONFIG_KALLSYMS): no file, and right under KASLR.
 
-What scripts/kallsyms.c of Linux puts into .rodata, each part aligned to 8 bytes; newer kernels have the first two behind the rest:
+What scripts/kallsyms.c of Linux puts into .rodata, each part aligned to 8 bytes, or to 4 (32-bit kernels, and all of late); newer
+kernels have the first two behind the rest:
 
     offsets[]        s32 for each symbol: from relative_base; negative where addresses of CPUs' areas are kept apart (PERCPU)
-    relative_base    u64
+    relative_base    u64; u32 in 32-bit kernels; the newest have none, there each offset counts from where it stands
     num_syms         u32
     names[]          for each symbol a length (two bytes when bit 7 is set, 7 bits each), then so many tokens; the first letter is the type
     markers[]        u32: where each 256th symbol begins in names
@@ -34,6 +35,9 @@ _EVERY = 256
 _TOKEN = 64  # bytes: longer than any
 _NEAR = 16 << 10  # bytes before and behind the digits in which all tokens lie
 _LIMIT = 4 << 30  # kernels lie below
+_WIDE, _NARROW = (47, 0x1FFFF), (30, 0)  # (bits, what is above them) of addresses in the kernel's half; of 32 bits, not in it
+_TEXT_MAPPING = 0xFFFF_FFFF_8000_0000  # Documentation/arch/x86/x86_64/mm.rst
+_FRAME = 0x000F_FFFF_FFFF_F000
 _HITS, _TABLES, _PATIENCE = 4096, 4, 4_000_000  # digits, tokens, names looked at: memory may be a guest's that wants to keep us busy
 
 
@@ -54,12 +58,15 @@ def find(memory: Memory, ram: list[list[int]]) -> Symbols | None:
                 hits += 1
                 digits = start + at
                 low = max(digits - _NEAR, gpa) + 7 & -8
-                if _tokens(_read(memory, low, min(digits + _NEAR, end)), digits - low) is not None:
+                if any(_tokens(_read(memory, low, min(digits + _NEAR, end)), digits - low, align) for align in (8, 4)):
                     tables += 1
                     low = max(digits - _BEFORE, gpa) + 7 & -8
                     found = parse(_read(memory, low, min(digits + _AFTER, end)), digits - low)
-                    if found is not None:
-                        return found
+                    shift = 0 if found is None or found[2] else _shift(memory, low, found[0], found[1])
+                    if found is not None and shift is not None:
+                        names, addresses, _ = found
+                        symbols = (_symbol(name, address + shift) for name, address in zip(names, addresses, strict=True))
+                        return Symbols(symbols, source="the kernel's own table")
                 at = block.find(_DIGITS, at + 1)
     return None
 
@@ -71,20 +78,53 @@ def _read(memory: Memory, start: int, end: int) -> bytes:
         return b""
 
 
-def parse(data: bytes, digits: int) -> Symbols | None:
-    """The table in a piece of memory that begins on 8 bytes, with token 0x30 at ``digits``."""
-    tokens = _tokens(data, digits)
-    if tokens is None:
-        return None
-    words, table, behind = tokens
-    patience = [_PATIENCE]
-    for at, count in enumerate(memoryview(data[: table & -8]).cast("Q")):
-        if _LEAST <= count <= _MOST:
-            names = _names(data, 8 * at + 8, count, table, words, patience)
-            addresses = _addresses(data, 8 * at, count, behind) if names is not None else None
-            if names is not None and addresses is not None:
-                return Symbols(map(_symbol, names, addresses), source="the kernel's own table")
+def parse(data: bytes, digits: int) -> tuple[list[str], list[int], bool] | None:
+    """The table in a piece of memory that begins on 8 bytes, with token 0x30 at ``digits``: names with their types in front,
+    addresses, and whether these are linear, not just places counted from where ``data`` begins."""
+    for align in (8, 4):
+        tokens = _tokens(data, digits, align)
+        if tokens is None:
+            continue
+        words, table, behind = tokens
+        patience = [_PATIENCE]
+        for at, count in enumerate(memoryview(data[: table & -8]).cast("Q" if align == 8 else "I")):
+            if _LEAST <= count <= _MOST and _marked(data, count, table, align):
+                names = _names(data, align * (at + 1), count, table, words, patience, align)
+                found = _addresses(data, align * at, count, behind, align) if names is not None else None
+                if names is not None and found is not None:
+                    return names, *found
     return None
+
+
+def _marked(data: bytes, count: int, table: int, align: int) -> bool:
+    """Whether the markers of so many names are where they would be: at 0, and at the 256th. Spares looking at names that are none."""
+    length = 4 * -(-count // _EVERY) + align - 1 & -align
+    for sequences in (0, 3 * count + align - 1 & -align):
+        at = table - sequences - length
+        if at >= 0 and data[at : at + 4] == bytes(4) and 2 * _EVERY < unpack_from("<I", data, at + 4)[0] < _EVERY << 9:
+            return True
+    return False
+
+
+def _shift(memory: Memory, low: int, names: list[str], places: list[int]) -> int | None:
+    """What to add to a place counted from ``low`` to have its linear address, by the page tables the kernel brings along: the
+    entries of level2_kernel_pgt are 2 MiB each from _TEXT_MAPPING, and the kernel lies there in one piece."""
+    at = {name[1:]: low + place for name, place in zip(names, places, strict=True) if name[1:] in ("_text", "level2_kernel_pgt")}
+    if len(at) < 2:
+        return None
+    text = at["_text"]
+    for number, entry in enumerate(_entries(memory, at["level2_kernel_pgt"])):
+        linear = _TEXT_MAPPING + (number << 21)
+        if entry & 0x81 == 0x81 and entry & _FRAME & -0x20_0000 == text & -0x20_0000:
+            return linear + (text & 0x1F_FFFF) - text + low
+        if entry & 0x81 == 1 and _entries(memory, entry & _FRAME)[text >> 12 & 511] & (_FRAME | 1) == text & _FRAME | 1:
+            return linear + (text & 0x1F_FFFF) - text + low
+    return None
+
+
+def _entries(memory: Memory, gpa: int) -> tuple[int, ...]:
+    page = _read(memory, gpa, gpa + 4096)
+    return unpack_from("<512Q", page) if len(page) == 4096 else (0,) * 512
 
 
 def _symbol(name: str, address: int) -> Symbol:
@@ -92,16 +132,16 @@ def _symbol(name: str, address: int) -> Symbol:
     return Symbol(name=name[1:], address=address, rank=2 * (kind in "TtWw") + kind.isupper(), place=kind not in "aA")
 
 
-def _tokens(data: bytes, digits: int) -> tuple[list[str], int, int] | None:
+def _tokens(data: bytes, digits: int, align: int) -> tuple[list[str], int, int] | None:
     """(the tokens, where token_table begins, where token_index ends)"""
     at = digits
     for _ in range(0x2F):
         at = data.rfind(b"\0", max(at - _TOKEN, 0), at - 1) + 1  # the end of the token before
         if not at:
             return None
-    for begin in range(at - 2 & -8, max(at - _TOKEN, -1), -8):  # the first one has no end of another before it
+    for begin in range(at - 2 & -align, max(at - _TOKEN, -1), -align):  # the first one has no end of another before it
         words = data[begin : begin + 8192].split(b"\0", 256)[:256]
-        index = begin + sum(len(word) + 1 for word in words) + 7 & -8
+        index = begin + sum(len(word) + 1 for word in words) + align - 1 & -align
         if len(words) == 256 and index + 512 <= len(data) and _fits(words, unpack_from("<256H", data, index)):
             return [word.decode("latin-1") for word in words], begin, index + 512
     return None
@@ -117,7 +157,7 @@ def _fits(words: list[bytes], starts: tuple[int, ...]) -> bool:
     return True
 
 
-def _names(data: bytes, start: int, count: int, end: int, tokens: list[str], patience: list[int]) -> list[str] | None:
+def _names(data: bytes, start: int, count: int, end: int, tokens: list[str], patience: list[int], align: int) -> list[str] | None:
     """All names with their types in front, when the markers behind them say the same."""
     at, found, markers = start, [], []
     for number in range(count):
@@ -136,23 +176,38 @@ def _names(data: bytes, start: int, count: int, end: int, tokens: list[str], pat
             return None
         found.append(name)
         at += length
-    at = at + 7 & -8
+    at = at + align - 1 & -align
     fits = at + 4 * len(markers) <= end and list(unpack_from(f"<{len(markers)}I", data, at)) == markers
     return found if fits else None
 
 
-def _addresses(data: bytes, num_syms: int, count: int, behind: int) -> list[int] | None:
-    """Before ``num_syms`` (until Linux 6.1), or behind the tokens."""
-    for offsets, base in ((num_syms - 8 - (4 * count + 7 & -8), num_syms - 8), (behind, behind + (4 * count + 7 & -8))):
-        if offsets < 0 or base + 8 > len(data):
-            continue
-        (relative,) = unpack_from("<Q", data, base)
-        values = unpack_from(f"<{count}i", data, offsets)
-        if relative >> 47 != 0x1FFFF:  # not in the kernel's half
-            continue
-        percpu = any(value < 0 for value in values)
-        found = [relative - 1 - value if value < 0 else value if percpu else relative + value for value in values]
-        texts = [address for address in found if address >> 47 == 0x1FFFF]
-        if len(texts) > count // 2 and sum(map(int.__le__, texts, texts[1:])) > 0.9 * len(texts):  # they come sorted
-            return found
-    return None
+def _addresses(data: bytes, num_syms: int, count: int, behind: int, align: int) -> tuple[list[int], bool] | None:
+    """Before ``num_syms`` (until Linux 6.1), or behind the tokens. (addresses, whether they are linear)"""
+    length = 4 * count + align - 1 & -align
+    for width, (shift, half) in ((8, _WIDE), (4, _NARROW))[: 1 if align == 8 else 2]:
+        for offsets, base in ((num_syms - width - length, num_syms - width), (behind, behind + length)):
+            if offsets < 0 or base + width > len(data):
+                continue
+            relative = int.from_bytes(data[base : base + width], "little")
+            if (relative >> shift == half) != (width == 8):  # not in the kernel's half
+                continue
+            if width == 4:
+                unsigned = unpack_from(f"<{count}I", data, offsets)
+                found = [relative + value & 0xFFFF_FFFF for value in unsigned]
+                texts = found if 0 in unsigned else []  # the base is somebody's address
+            else:
+                values = unpack_from(f"<{count}i", data, offsets)
+                percpu = any(value < 0 for value in values)
+                found = [relative - 1 - value if value < 0 else value if percpu else relative + value for value in values]
+                texts = [address for address in found if address >> shift == half]
+            if len(texts) > count // 2 and _ascend(texts):
+                return found, True
+    if behind + length > len(data):
+        return None
+    own = [behind + 4 * number + value for number, value in enumerate(unpack_from(f"<{count}i", data, behind))]
+    return (own, False) if _ascend(own) else None
+
+
+def _ascend(addresses: list[int]) -> bool:
+    """They come sorted, but for a few."""
+    return sum(map(int.__le__, addresses, addresses[1:])) > 0.9 * len(addresses)

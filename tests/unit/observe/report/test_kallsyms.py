@@ -13,6 +13,7 @@ from pyvmm.observe.report import kallsyms
 BASE = 0xFFFF_FFFF_8100_0000
 COUNT = 3000
 SIZE = 6 << 20
+TABLE, PAGE_TABLE = (2 << 20) + 0x1004, 5 << 20
 
 
 class Memory:
@@ -30,8 +31,8 @@ class Memory:
         return self.data[gpa : gpa + length]
 
 
-def _aligned(data: bytes) -> bytes:
-    return data.ljust(len(data) + 7 & -8, b"\0")
+def _aligned(data: bytes, to: int = 8) -> bytes:
+    return data.ljust(-(-len(data) // to) * to, b"\0")
 
 
 def _tokens() -> list[bytes]:
@@ -82,6 +83,61 @@ def test_every_layout(newer: bool, sequences: bool, percpu: bool) -> None:
     for name, address in symbols[::100]:
         assert found.find(name) == (address, 0)
         assert found.nearest(address + 3) == (name, 3)
+
+
+def table_of_4(narrow: bool, newer: bool) -> tuple[bytes, list[tuple[str, int]]]:
+    """All parts aligned to 4 bytes, and offsets from a base of 4 bytes (32-bit kernels), or from where each stands (Linux 7.0
+    and later; addresses then are where the table begins and on). (the bytes, what is in it)"""
+    base = 0xC100_0000
+    dice = random.Random(5)
+    named = [(f"{dice.choice('tTdDr')}function_{number}", 100 * number) for number in range(COUNT)]
+    named[0], named[-1] = ("T_text", 0), ("Dlevel2_kernel_pgt", PAGE_TABLE - TABLE)
+    names, markers = b"", []
+    for number, (name, _) in enumerate(named):
+        if number % 256 == 0:
+            markers.append(len(names))
+        names += bytes([len(name)]) + name.encode()
+    tokens = b"".join(each + b"\0" for each in _tokens())
+    index, at = b"", 0
+    for each in _tokens():
+        index += pack("<H", at)
+        at += len(each) + 1
+    places = pack(f"<{COUNT}I", *(place for _, place in named)) + pack("<I", base)
+    middle = pack("<I", COUNT) + _aligned(names, 4) + pack(f"<{len(markers)}I", *markers) + _aligned(tokens, 4) + _aligned(index, 4)
+    if narrow:
+        return (middle + places if newer else places + middle), [(name[1:], base + place) for name, place in named]
+    here = len(middle)
+    offsets = [place - here - 4 * number for number, (_, place) in enumerate(named)]
+    return middle + pack(f"<{COUNT}i", *offsets), [(name[1:], place) for name, place in named]
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_32_bit_kernels(newer: bool) -> None:
+    data, symbols = table_of_4(True, newer)
+    memory = random.Random(4).randbytes((1 << 20) + 4) + data
+    found = kallsyms.find(Memory(memory.ljust(SIZE, b"\0")), [[0, SIZE]])
+    assert found is not None
+    assert [found.find(name) for name, _ in symbols] == [(address, 0) for _, address in symbols]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_offsets_from_themselves(large: bool) -> None:
+    """Such a table tells where things are from one another. Where that is for the processor, the kernel's page tables say, in
+    pages of 2 MiB or of 4 KiB."""
+    data, symbols = table_of_4(False, True)
+    memory = bytearray(random.Random(4).randbytes(SIZE))
+    memory[TABLE : TABLE + len(data)] = data
+    page = TABLE & -0x20_0000
+    entries = [0] * 512
+    entries[20] = page | 0x1E3 if large else PAGE_TABLE + 4096 | 0x063
+    memory[PAGE_TABLE : PAGE_TABLE + 4096] = pack("<512Q", *entries)
+    memory[PAGE_TABLE + 4096 : PAGE_TABLE + 8192] = pack("<512Q", *(page | number << 12 | 0x163 for number in range(512)))
+    found = kallsyms.find(Memory(bytes(memory)), [[0, SIZE]])
+    assert found is not None
+    start = 0xFFFF_FFFF_8000_0000 + 20 * 0x20_0000 + TABLE % 0x20_0000
+    assert [found.find(name) for name, _ in symbols] == [(start + place, 0) for _, place in symbols]
+    memory[PAGE_TABLE : PAGE_TABLE + 4096] = bytes(4096)  # page tables that do not map it
+    assert kallsyms.find(Memory(bytes(memory)), [[0, SIZE]]) is None
 
 
 def test_memory_without_one() -> None:
