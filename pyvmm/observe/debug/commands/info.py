@@ -179,7 +179,7 @@ def _console(session: Session, line: Line) -> Reply:
 
 def _symbols(session: Session, line: Line) -> Reply:
     if session.symbols is None:
-        raise CommandError("no symbols: give an ELF file with them, or a System.map (-symbols FILE)")
+        raise CommandError("no symbols: symbol-file FILE takes an ELF file's or a System.map's, symbol-file alone a Linux kernel's own")
     word = line.text.lower()
     found = [(name, session.symbols.find(name)) for name in session.symbols.names() if word in name.lower()][:200]
     lines = [f"{place[0]:#018x}  {line.style.name(name)}" for name, place in found if place is not None]

@@ -139,6 +139,22 @@ def _save(session: Session, line: Line) -> Reply:
     return Reply(text=f"{path}: the machine as it is now; pyvmm run GUEST ... --load {path} goes on from here{note}", data={"file": path})
 
 
+def _symbol_file(session: Session, line: Line) -> Reply:
+    from pyvmm.observe import symbols  # the screens of guests without names need none of this
+
+    if line.text:
+        found = symbols.load(os.path.expanduser(line.one("a file")))
+    else:
+        from pyvmm.observe.report import kallsyms
+
+        kernel = kallsyms.find(session.subject.memory, [list(each) for each in session.subject.layout.ram])
+        if kernel is None:
+            raise CommandError("no Linux kernel's table of names is in the guest's memory yet: a compressed kernel unpacks itself first")
+        found = kernel
+    session.symbols = found
+    return Reply(text=f"{len(found)} names from {found.source}", data={"names": len(found), "source": found.source})
+
+
 def _echo(session: Session, line: Line) -> Reply:
     return Reply(text=line.text.replace("\\n", "\n").rstrip("\n"), data={"text": line.text})
 
@@ -186,6 +202,16 @@ guest.execute("back 10")    the debugger's commands; guest.subject has registers
         run=_save,
         completes=("file",),
         help="a snapshot of the whole machine, for pyvmm run --load",
+    ),
+    Command(
+        name="symbol-file",
+        aliases=("file", "kallsyms"),
+        arguments="[FILE]",
+        group="tools",
+        run=_symbol_file,
+        completes=("file",),
+        help="names from an ELF file or a System.map; without a file those a Linux kernel carries in its memory",
+        more="A kernel's own are right under KASLR, and there once it has unpacked itself. Modules' names are not among them.",
     ),
     Command(name="echo", arguments="TEXT", group="tools", run=_echo, standing=False, help="print a text"),
 )

@@ -12,6 +12,7 @@ from pyvmm.observe.debug.style import Style
 from pyvmm.observe.debug.subject import SubjectError
 from tests.support.fake_subject import FakeSubject
 from tests.unit.observe.debug.test_expression import Symbols
+from tests.unit.observe.report.test_kallsyms import SIZE, table
 
 pytest.importorskip("capstone")
 
@@ -539,3 +540,25 @@ def test_the_terminal_changes_hands_once_however_often_a_condition_fails(session
     session.foreground = Turn
     do(session, "b serial0.THR if $al == 'o'", "c", "s", "until poll")
     assert turns == ["guest", "prompt"] * 2
+
+
+def test_names_from_the_kernel_in_memory_and_from_a_file(subject: FakeSubject, tmp_path: Path) -> None:
+    session = Session(subject)
+    assert "symbol-file" in session.execute("info symbols").text
+    assert "unpacks itself first" in session.execute("symbol-file").text
+    data, known = table(newer=True, sequences=True, percpu=False)
+    subject._memory.extend(bytes(SIZE))
+    subject._memory[1 << 20 : (1 << 20) + len(data)] = data
+    subject.layout.ram[:] = [(0, len(subject._memory))]
+    assert do(session, "symbol-file").text == "3000 names from the kernel's own table"
+    name, address = known[1000]
+    assert session.symbol(name) == (address, 0)
+    assert session.place(address + 2) == f" <{name}+0x2>"
+    chart = tmp_path / "System.map"
+    chart.write_text("0000000000007c00 T begin\n")
+    assert do(session, f"symbol-file {chart}").data["names"] == 1
+    assert session.symbol("begin") == (0x7C00, 0)
+    chart.write_text("nothing\n")
+    reply = session.execute(f"symbol-file {chart}")
+    assert reply.error and "no symbols in it" in reply.text
+    assert session.symbol("begin") == (0x7C00, 0)
