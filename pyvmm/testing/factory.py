@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyvmm import catalogue
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.snapshot.capture import Snapshot
 from pyvmm.testing import need
 from pyvmm.testing.vm import Vm, arguments
@@ -26,7 +26,11 @@ def require_kvm(config: pytest.Config, needs: Sequence[str] = ()) -> None:
     if reason:
         pytest.skip(f"no KVM here: {reason}")
     for word in needs:
-        if not need.have(word):
+        try:
+            able = need.have(word)
+        except ConfigError as error:
+            pytest.fail(f"needs: {error}", pytrace=False)
+        if not able:
             pytest.skip(f"this KVM cannot do: {word}")
 
 
@@ -57,7 +61,7 @@ class Factory:
         self._marks: dict[str, dict[str, Any]] = {}
         for mark in request.node.iter_markers("guest"):  # the closest first
             if len(mark.args) != 1:
-                raise pytest.UsageError(f"{request.node.nodeid}: @pytest.mark.guest takes one name, then keywords")
+                pytest.fail(f'{request.node.nodeid}: @pytest.mark.guest("NAME", file=...) takes one name, then keywords', pytrace=False)
             self._marks.setdefault(mark.args[0], mark.kwargs)
 
     def __call__(
@@ -92,6 +96,10 @@ class Factory:
         declared.update(options)
         require_kvm(self._config, (*declared.pop("needs", ()), *needs))
         limit = declared.pop("timeout", None) if timeout is None else timeout
+        if limit is None:
+            limit = default_timeout(self._config)
+        if not 0 < limit < 1e9:
+            raise ConfigError(f"timeout={limit}: give a number of seconds above 0")
         image: str | Path | None = declared.pop("file", name)
         for option in _PATHS:
             if option in declared:
@@ -101,7 +109,7 @@ class Factory:
             label += f" #{len(self.vms) + 1}"
         found = arguments((*self._image(image), *words), declared)
         try:
-            vm = Vm(found, label, limit or default_timeout(self._config), watch=exits, restore=restore)
+            vm = Vm(found, label, limit, watch=exits, restore=restore)
         except PyvmmError as error:  # says it in one line: no reason to show how pyvmm came to it
             raise error.with_traceback(None) from None
         self.vms.append(vm)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from pyvmm.backends.console import Console
+from pyvmm.backends.stderr import one_line
 from pyvmm.errors import PyvmmError
 
 KEPT = 16 << 20  # bytes of output: a guest that prints for ever must not fill the host's memory
@@ -64,9 +65,10 @@ class Serial(Console):
         return self.output.decode("latin-1").replace("\r\n", "\n")
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines of ``text``, none longer than a few lines of a terminal."""
-        shown = self.text.splitlines()[-lines:]
-        return "\n".join(line if len(line) <= _WIDEST else f"{line[:_WIDEST]}... ({len(line) - _WIDEST} more)" for line in shown)
+        """The last lines, to be shown: UTF-8, what could upset a terminal or a log escaped, none longer than a few lines of a terminal."""
+        found = self.output.replace(b"\r\n", b"\n").removesuffix(b"\n").rsplit(b"\n", lines)[-lines:]
+        shown = [line.decode("utf-8", "backslashreplace").replace("\t", "    ") for line in found]
+        return "\n".join(one_line(line[:_WIDEST]) + (f"... ({len(line) - _WIDEST} more)" if line[_WIDEST:] else "") for line in shown)
 
     def expect(self, pattern: bytes | str, timeout: float = 10) -> re.Match[bytes]:
         """Waits until the guest has printed what a regular expression matches.

@@ -131,6 +131,24 @@ def test_a_guest_that_cannot_be_started_takes_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("line", "marker", "message"),
+    [
+        ("guest('hello', timeout=0)", "", "timeout=0: give a number of seconds above 0"),
+        ("guest('hello', timeout=-1)", "", "timeout=-1: give a number of seconds above 0"),
+        ("guest('hello', needs=['paging33'])", "", "no probe 'paging33': known are "),
+        ("guest('hello', smpp=2)", "", "unknown option -smpp (did you mean -smp?)"),
+        ("guest()", "@pytest.mark.guest(file='kernel.bin')", "takes one name, then keywords"),
+    ],
+)
+def test_a_mistake_in_a_test_is_told_without_pyvmms_own_lines(tmp_path: Path, line: str, marker: str, message: str) -> None:
+    (tmp_path / "test_it.py").write_text(f"import pytest\n{marker}\ndef test_it(guest):\n    {line}\n")
+    done = run_pytest(tmp_path)
+    assert done.returncode == 1 and message in done.stdout
+    assert "pyvmm/testing" not in done.stdout and "probes.py" not in done.stdout, done.stdout
+
+
+@pytest.mark.kvm
 def test_control_c_ends_guests_and_session(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "def test_it(guest):\n    guest('echo', smp=2)\n    open('waits', 'w').close()\n    guest('echo').wait()\n"

@@ -84,9 +84,15 @@ def test_output_as_text(console: Serial) -> None:
     console.write(b"a\r\nb\xff\r\n\r\n")
     assert console.output == b"a\r\nb\xff\r\n\r\n"
     assert console.text == "a\nb\xff\n\n"
-    assert console.tail(2) == "b\xff\n"
+    assert console.tail(2) == "b\\xff\n"
     console.write(b"." * 500)
     assert console.tail(1) == "." * 400 + "... (100 more)"
+
+
+def test_what_is_shown_is_utf8_and_cannot_upset_a_terminal(console: Serial) -> None:
+    console.write("old\ngr\u00fc\u00df\tdich\n".encode() + b"\x1b[2J\x9b1m\xff\x00\x85\r50 %\r\n\xe2\x80\xa8")
+    assert console.tail(3) == "gr\u00fc\u00df    dich\n\\x1b[2J\\x9b1m\\xff\\x00\\x85\\r50 %\n\\u2028"
+    assert Serial("nothing", str).tail() == ""
 
 
 def test_skip_leaves_what_was_printed_behind(console: Serial) -> None:
