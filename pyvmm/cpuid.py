@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 FLAGS = 4  # place of kvm_cpuid_entry2.flags in a table row
 _OSXSAVE, _OSPKE = 1 << 27, 1 << 4  # follow CR4 while the guest runs: KVM's business
 _AMD_ALIASES = 0x0183_F3FF  # 0x80000001 EDX repeats these bits of leaf 1 EDX on AMD (APM volume 3, E.4.2)
-_SIGNATURE = unpack("<3I", b"KVMKVMKVM\0\0\0")
 _ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 _IGNORED = ("migratable", "check", "l3-cache", "host-cache-info", "min-level", "min-xlevel", "fill-mtrr-mask", "legacy-cache")
 

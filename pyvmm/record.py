@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, Self, dataclass_transform
 else:
 
-    def dataclass_transform(**_options):  # noqa: D103  (seen by type checkers only)
+    def dataclass_transform(**_options):  # seen by type checkers only
         return lambda cls: cls
 
 

@@ -26,12 +26,3 @@ COMMAND_PORT = (
     ),
     Register(name="COMMAND", offset=0, size=1, access="w", section="Commands"),
 )
-COMMAND_BYTE = Register(
-    name="CTR",
-    offset=0,
-    size=1,
-    access="rw",
-    reset=0x65,
-    section="Controller command byte",
-    fields=bits("KBDINT 0", "AUXINT 1", "SYS 2", "KBDOFF 4", "AUXOFF 5", "XLATE 6 scan code set 1"),
-)

@@ -62,7 +62,7 @@ class SerialState(Record):
     lsr: int = LSR_EMPTY
     msr: int = MSR_DCD | MSR_DSR | MSR_CTS
     lines: int = MSR_DCD | MSR_DSR | MSR_CTS
-    rx: list[int] = []  # noqa: RUF012 (a Record copies it for each instance)
+    rx: list[int] = []  # a Record copies it for each instance
     thr_pending: int = 0
     thr_acked: int = 0
 

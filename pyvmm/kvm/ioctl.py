@@ -75,7 +75,6 @@ _HINTS = {
     ("KVM_IOEVENTFD", E.ENOSPC): "too many doorbells on this bus (the kernel takes 1000 devices per VM)",
     ("KVM_IOEVENTFD", E.ENOENT): "no such doorbell is registered",
     ("KVM_REGISTER_COALESCED_MMIO", E.ENOSPC): "too many coalesced zones on this bus (the kernel takes 1000 devices per VM)",
-    ("KVM_SET_TSC_KHZ", E.EINVAL): "this host cannot run the guest's TSC at another rate (KVM_CAP_TSC_CONTROL is 0)",
     ("KVM_GET_TSC_KHZ", E.EIO): "the host's TSC is not stable",
     ("KVM_RUN", E.EFAULT): "guest memory behind the access is not mapped in this process, or the host is out of memory",
     ("KVM_RUN", E.ENOEXEC): "the vCPU is not initialised",

@@ -13,7 +13,7 @@ from errno import EAGAIN, EINTR
 from struct import iter_unpack, pack
 
 from pyvmm.kvm import structs, uapi
-from pyvmm.kvm.ioctl import call, call_value, failure
+from pyvmm.kvm.ioctl import call, failure
 from pyvmm.kvm.native import c_int, function, get_errno, u64
 
 TYPE_CHECKING = False
@@ -259,10 +259,6 @@ class Vcpu:
     def tsc_khz(self) -> int:
         """KVM_GET_TSC_KHZ."""
         return call(self.fd, uapi.KVM_GET_TSC_KHZ)
-
-    def set_tsc_khz(self, khz: int) -> None:
-        """KVM_SET_TSC_KHZ; EINVAL where the host cannot scale."""
-        call_value(self.fd, uapi.KVM_SET_TSC_KHZ, khz)
 
     def stats_fd(self) -> int:
         """KVM_GET_STATS_FD for the vCPU; the caller closes it."""

@@ -81,12 +81,6 @@ class Vm:
         """KVM_CHECK_EXTENSION for this VM."""
         return call(self.fd, uapi.KVM_CHECK_EXTENSION, capability)
 
-    def enable_cap(self, capability: int, *args: int) -> None:
-        """KVM_ENABLE_CAP with up to four arguments."""
-        request = structs.kvm_enable_cap(cap=capability)
-        request.args[: len(args)] = args
-        call(self.fd, uapi.KVM_ENABLE_CAP, request)
-
     # --- memory ------------------------------------------------------------------------------------------------------
     def set_memory_region(self, slot: int, gpa: int, size: int, host_address: int, flags: int = 0) -> None:
         """KVM_SET_USER_MEMORY_REGION: maps ``size`` bytes (0 deletes the slot) of this process at ``gpa``."""

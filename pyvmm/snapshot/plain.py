@@ -43,7 +43,7 @@ def freeze(value: Any) -> bytes:
 
 def thaw(data: bytes) -> Any:
     """Plain data again."""
-    return plain(marshal.loads(data))  # noqa: S302 (of ``freeze``, in this process)
+    return plain(marshal.loads(data))  # of ``freeze``, in this process
 
 
 def _fields(value: Any) -> Any:

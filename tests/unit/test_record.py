@@ -8,7 +8,7 @@ from pyvmm.record import FrozenRecord, Record
 class Point(Record):
     x: int
     y: int = 2
-    trail: list[int] = []  # noqa: RUF012
+    trail: list[int] = []
 
 
 class Fixed(FrozenRecord):
