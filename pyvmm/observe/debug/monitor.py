@@ -261,6 +261,14 @@ class Monitor:
         if self._busy and self._live is not None:
             self._live.interrupt()
 
+    def power_down(self) -> None:
+        """Presses the machine's power button (ACPI 4.8.2.2.1), which a system that listens to takes as a wish to be shut down."""
+        machine = self.present()
+        button: Any = machine.devices["acpi-pm"]
+        with machine.lock:
+            button.press_power_button()
+        self._tell("POWERDOWN", {})
+
     def end(self) -> None:
         """Ends the machine."""
         machine, live = self.machine, self._live
@@ -330,5 +338,25 @@ def _status(monitor: Monitor, text: str) -> Reply:
     return Reply(text=f"VM status: {monitor.status}", data={"status": monitor.status})
 
 
-_OWN_NAMES: dict[str, Callable[[Monitor, str], Reply]] = {"stop": _stop, "continue": _cont, "quit": _quit, "status": _status}
-_OWN = (Command(name="stop", group="moving", run=lambda session, line: Reply(), help="have the guest stand still"), _INFO)
+def _powerdown(monitor: Monitor, text: str) -> Reply:
+    monitor.power_down()
+    return Reply(text="the power button was pressed: what follows is up to the guest", data={"status": monitor.status})
+
+
+_OWN_NAMES: dict[str, Callable[[Monitor, str], Reply]] = {
+    "stop": _stop,
+    "continue": _cont,
+    "quit": _quit,
+    "status": _status,
+    "system_powerdown": _powerdown,
+}
+_OWN = (
+    Command(name="stop", group="moving", run=lambda session, line: Reply(), help="have the guest stand still"),
+    _INFO,
+    Command(
+        name="system_powerdown",
+        group="changing",
+        run=lambda session, line: Reply(),
+        help="press the power button (ACPI): a guest that listens shuts down",
+    ),
+)

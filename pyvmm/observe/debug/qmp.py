@@ -152,6 +152,10 @@ class Qmp:
         self._monitor.present().set_link(self._text(arguments, "name"), up)
         return {}
 
+    def _powerdown(self, arguments: dict[str, Any]) -> Any:
+        self._monitor.power_down()
+        return {}
+
     def _cpus(self, arguments: dict[str, Any]) -> Any:
         machine = self._monitor.present()
         return [{"cpu-index": index, "qom-path": f"/machine/vcpu[{index}]", "target": "x86_64"} for index in range(len(machine.vcpus))]
@@ -180,6 +184,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], Callable[[Qmp, dict[str, Any]], Any]]
     "human-monitor-command": (("command-line",), Qmp._human),
     "debug": (("command",), Qmp._debug),
     "set_link": (("name", "up"), Qmp._link),
+    "system_powerdown": ((), Qmp._powerdown),
     "query-cpus-fast": ((), Qmp._cpus),
     "query-kvm": ((), lambda qmp, arguments: {"enabled": True, "present": True}),
     "query-name": ((), Qmp._name),

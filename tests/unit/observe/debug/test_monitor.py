@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,9 @@ class FakeMachine:
         self.vcpus = [SimpleNamespace(words=[0, 0, 10])]
         self.config = SimpleNamespace(boot=SimpleNamespace(kernel="/somewhere/hello.bin"))
         self.links: list[tuple[str, bool]] = []
+        self.lock = Lock()
+        self.presses: list[bool] = []  # whether the machine lock was held
+        self.devices = {"acpi-pm": SimpleNamespace(press_power_button=lambda: self.presses.append(self.lock.locked()))}
 
     def resume(self) -> None:
         self.paused = False
@@ -240,6 +244,17 @@ def test_others(talk: Talk) -> None:
     assert not talk.qmp.leave
     talk.ask("quit")
     assert talk.qmp.leave
+
+
+def test_the_power_button(talk: Talk, monitor: Monitor) -> None:
+    told: list[str] = []
+    monitor.on_event.append(lambda name, data, reply: told.append(name))
+    assert talk.ask("system_powerdown")["return"] == {}
+    assert "power button" in talk.ask("human-monitor-command", **{"command-line": "system_powerdown"})["return"]
+    assert monitor.machine is not None
+    assert monitor.machine.presses == [True, True]  # type: ignore[attr-defined]
+    assert told == ["POWERDOWN", "POWERDOWN"]
+    assert not FakeLive.made  # nothing was attached for it
 
 
 @pytest.mark.parametrize(
