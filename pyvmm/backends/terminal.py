@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 ESCAPE = 0x01  # Ctrl-A, as QEMU
+_CTRL_C = 0x03
+_IMPATIENT = 3  # so many Ctrl-C and nothing else: somebody wants to get out
 HELP = """\
 
 Ctrl-A h        this help
@@ -36,6 +38,9 @@ class Terminal:
     Args:
         fd: a terminal.
         commands: key byte -> function, for keys after Ctrl-A ("h" and Ctrl-A itself are built in).
+
+    Attributes:
+        again: called when the process goes on after Ctrl-Z, while somebody in it has borrowed the terminal.
     """
 
     def __init__(self, fd: int, commands: dict[int, Callable[[], None]]) -> None:
@@ -44,6 +49,9 @@ class Terminal:
         self._saved: list[Any] | None = termios.tcgetattr(fd)
         self._escaped = False
         self._lent = False
+        self._borrowers: list[Any] | None = None  # modes of whoever had borrowed it when the process was stopped
+        self._interrupts = 0  # Ctrl-C in a row
+        self.again: Callable[[], None] | None = None
         self._enter()
         signal.signal(signal.SIGTSTP, self._suspend)
         signal.signal(signal.SIGCONT, self._resume)
@@ -81,12 +89,20 @@ class Terminal:
 
     def _suspend(self, *_: object) -> None:
         if self._saved is not None:
+            self._borrowers = termios.tcgetattr(self.fd) if self._lent else None
             _set(self.fd, self._saved)
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def _resume(self, *_: object) -> None:
-        if self._saved is not None and not self._lent:
+        if self._saved is None:
+            return
+        if not self._lent:
             self._enter()
+        elif self._borrowers is not None:
+            _set(self.fd, self._borrowers)
+            self._borrowers = None
+            if self.again is not None:
+                self.again()
 
     def filter(self, data: bytes) -> bytes:
         """Takes the Ctrl-A keys out of what was typed; returns what the guest gets."""
@@ -104,6 +120,9 @@ class Terminal:
                 self._escaped = True
             else:
                 kept.append(byte)
+                self._interrupts = self._interrupts + 1 if byte == _CTRL_C else 0
+                if self._interrupts == _IMPATIENT:
+                    say_lines("\n[Ctrl-C goes to the guest; Ctrl-A x quits, Ctrl-A h has more]\n")
         return bytes(kept)
 
 

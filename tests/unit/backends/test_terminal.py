@@ -78,6 +78,29 @@ def test_sigcont_makes_it_raw_again(tty: int) -> None:
     assert signal.getsignal(signal.SIGCONT) == signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL
 
 
+def test_who_has_borrowed_it_finds_it_as_it_was_behind_ctrl_z(tty: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = termios.tcgetattr(tty)
+    stopped: list[list[Any]] = []
+    monkeypatch.setattr("pyvmm.backends.terminal.os.kill", lambda *_: stopped.append(termios.tcgetattr(tty)))
+    terminal = Terminal(tty, {})
+    called: list[str] = []
+    terminal.again = lambda: called.append("again")
+    terminal.lend()
+    modes = termios.tcgetattr(tty)
+    modes[3] &= ~(termios.ICANON | termios.ECHO)  # what readline does
+    termios.tcsetattr(tty, termios.TCSANOW, modes)
+    modes = termios.tcgetattr(tty)
+    signal.raise_signal(signal.SIGTSTP)
+    assert stopped == [before], "the shell gets its own modes"
+    signal.raise_signal(signal.SIGCONT)
+    assert (termios.tcgetattr(tty), called) == (modes, ["again"])
+    terminal.take_back()
+    signal.raise_signal(signal.SIGTSTP)
+    signal.raise_signal(signal.SIGCONT)
+    assert is_raw(termios.tcgetattr(tty)) and called == ["again"]
+    terminal.restore()
+
+
 # --- keys ---------------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def keys(tty: int) -> Iterator[tuple[Terminal, list[str]]]:
@@ -115,3 +138,13 @@ def test_help(keys: tuple[Terminal, list[str]], key: bytes, capfd: pytest.Captur
     assert keys[0].filter(b"\x01" + key) == b""
     out, err = capfd.readouterr()
     assert out == "" and HELP_LINE in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"), [(b"\x03\x03", 0), (b"\x03" * 3, 1), (b"\x03\x03a\x03", 0), (b"\x03" * 9, 1), (b"\x03\x03\x03a" * 2, 2)]
+)
+def test_who_types_ctrl_c_again_and_again_is_told_the_way_out(
+    keys: tuple[Terminal, list[str]], typed: bytes, told: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert keys[0].filter(typed) == typed
+    assert capfd.readouterr().err.count("Ctrl-C goes to the guest; Ctrl-A x quits") == told
