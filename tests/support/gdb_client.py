@@ -68,6 +68,14 @@ class Client:
             self.arrived.wait(0.05)
         raise AssertionError("no stop reply")
 
+    def monitor(self, command: str) -> str:
+        """What a monitor command says; its answer is there at once."""
+        self.send(b"qRcmd," + command.encode().hex().encode())
+        self.pump()
+        *said, ok = self.replies()
+        assert ok == b"OK" and all(each[:1] == b"O" for each in said)
+        return bytes.fromhex(b"".join(each[1:] for each in said).decode()).decode()
+
     def pump(self) -> None:
         """Does what was posted."""
         self.arrived.clear()

@@ -13,6 +13,8 @@ from pyvmm.observe.gdb.registers import NAMES
 from pyvmm.observe.gdb.target import StopEvent, TargetError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.observe.gdb.target import Say, Stopped
 
 MEMORY = 0x1_0000
@@ -126,12 +128,12 @@ class FakeTarget:
         self.log.append("interrupt")
         self._break_in.set()
 
-    def monitor(self, command: str) -> str:
+    def monitor(self, command: str, told: Callable[[str], None]) -> None:
         if command == "fail":
             raise TargetError("that cannot be done")
         if command == "say" and self.say:
             self.say("said later")
-        return f"you said: {command}\n" if command else ""
+        told(f"you said: {command}\n")
 
     # --- the computer ------------------------------------------------------------------------------------------------
     def _finish(self) -> None:

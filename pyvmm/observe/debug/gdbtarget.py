@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyvmm.events import StopReason
     from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.observe.debug.subject import Stop, Subject
-    from pyvmm.observe.gdb.target import Say, Stopped
+    from pyvmm.observe.gdb.target import Say, Stopped, Told
 
     T = TypeVar("T")
 
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 _KERNEL_GS_BASE = 0xC000_0102
 _PAGE = 4096
 _OVER = (subject.END, subject.CRASHED)
+_STALE = "gdb shows registers and memory as they were before: say `maintenance flush register-cache`, `maintenance flush dcache`\n"
 _INSIST = 0.01  # seconds between two attempts to interrupt
 _KINDS = {
     target.SOFTWARE: (conditions.ADDRESS, ""),
@@ -262,22 +263,52 @@ class GdbTarget:
                     self._subject.interrupt()
             sleep(_INSIST)
 
-    def monitor(self, command: str) -> str:
+    def monitor(self, command: str, told: Told) -> None:
         """See Target."""
+        self._aside(lambda turn: self._monitored(command, told, turn))
+
+    def _monitored(self, command: str, told: Told, turn: int) -> None:
+        """On a thread of its own."""
+        block_signals()
+        seen = dict(self._registers)
         self._registers.clear()
-        return self._holder.monitor(command)
+        try:
+            text = self._holder.monitor(command)
+        except PyvmmError as problem:
+            text = f"{problem}\n"
+        except Exception as problem:  # a bug; gdb must not wait for ever
+            text = f"{events.vmm_error(problem).detail}\n"
+        if self._wanted and any(self._now(vcpu) not in (None, values) for vcpu, values in seen.items()):
+            text += _STALE
+        told(text)
+        self._ended(turn)
+
+    def _now(self, vcpu: int) -> dict[str, int] | None:
+        try:
+            return self.read_registers(vcpu)
+        except PyvmmError:
+            return None
 
     def _move(self, act: Callable[[Subject], Stop], stopped: Stopped) -> None:
         found = self._here()
         self._registers.clear()
+        self._aside(lambda turn: self._moved(found, act, stopped, turn))
+
+    def _aside(self, act: Callable[[int], None]) -> None:
+        """Has a thread of its own do what may take its time, until ``interrupt``."""
         with self._state:
             self._moving = self._wanted = True
             self._turn += 1
         try:
-            Thread(target=self._moved, args=(found, act, stopped, self._turn)).start()
+            Thread(target=act, args=(self._turn,)).start()
         except RuntimeError:
             self._moving = False
             raise TargetError("the host gives no thread to move the guest on: raise `ulimit -u`") from None
+
+    def _ended(self, turn: int) -> None:
+        with self._state:
+            self._moving = turn != self._turn  # gdb may have gone on already
+            self._state.notify_all()
 
     def _moved(self, found: Subject, act: Callable[[Subject], Stop], stopped: Stopped, turn: int) -> None:
         """On a thread of its own."""
@@ -290,9 +321,7 @@ class GdbTarget:
             event = StopEvent(reason=target.EVENT, text=events.vmm_error(problem).detail)
         if self._wanted:
             stopped(event)  # posts it to the server's thread
-        with self._state:
-            self._moving = turn != self._turn  # gdb may have gone on already
-            self._state.notify_all()
+        self._ended(turn)
 
     def _outcome(self, found: Subject, act: Callable[[Subject], Stop]) -> StopEvent:
         while True:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyvmm.observe.debug.session import Session
     from pyvmm.observe.debug.subject import Stop
 
+_BUILDING = 1.5  # seconds for a machine that is being built: gdb waits two for an answer
+_PAUSE = 0.005
 _PATIENCE = 5.0  # seconds for a move to see that the run is over
 
 
@@ -79,7 +81,10 @@ class RunHolder:
 
     # --- gdb's threads -----------------------------------------------------------------------------------------------
     def take(self) -> Live | Forward:
-        """See Holder."""
+        """See Holder. A gdb may come before the machine, or between two at a reset: it is waited for."""
+        end = monotonic() + _BUILDING
+        while self._machine is None and not self._over and monotonic() < end:
+            sleep(_PAUSE)
         with self._state:
             if self._machine is None:
                 raise TargetError("the guest has ended" if self._over else "there is no machine at this moment: try again")
@@ -146,6 +151,22 @@ class RunHolder:
         if found is None:
             raise TargetError("there is no machine")
         if self._prompt is None:
-            self._prompt = Session(found, of_guest(found.machine.config.boot.kernel))
-        text = self._prompt.execute(command).text
+            machine = found.machine
+            self._prompt = Session(
+                found,
+                of_guest(machine.config.boot.kernel),
+                save=lambda path: _save(machine, path),
+                cpuid=lambda vcpu: machine.cpu.leaves(vcpu),
+            )
+        reply = self._prompt.execute(command)
+        text = "gdb's own commands leave: kill ends the guest, detach lets it go on" if reply.leave else reply.text
         return text if text.endswith("\n") or not text else text + "\n"
+
+
+def _save(machine: Machine, path: str) -> str:
+    """Writes a snapshot; returns what there is to add."""
+    from pyvmm.snapshot import file
+
+    snapshot = machine.save()
+    file.write(snapshot, path)
+    return "".join(f"\n{note}" for note in snapshot.notes)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.gdb.target import StopEvent, Target
 
 STOPPED, RUNNING, NONE = "stopped", "running", "not attached"
+_OUTPUT_MAX = 1 << 20  # characters of a monitor command's output
 _HELD_MAX = 0x1_0000  # characters of text kept for the next resume
 _SAID_MAX = framing.PACKET_SIZE // 2 - 1  # bytes of text in one packet: two digits each, after the "O"
 
@@ -50,6 +51,7 @@ class Session:
     Attributes:
         state: STOPPED, RUNNING or NONE (detached, killed, ended).
         over: gdb wants no more; the connection can be closed.
+        commanded: a monitor command is on its way.
         refusal: why the target could not be attached to, "" when it could.
         failures: bugs met (exceptions that are no PyvmmError); gdb was told, the session goes on.
     """
@@ -86,6 +88,8 @@ class Session:
         self._actions: dict[int, str] = {}
         self._ranges: dict[int, tuple[int, int]] = {}
         self._break_in = False  # Ctrl-C since the resume
+        self.commanded = False
+        self._given_up = False  # gdb does not wait for its answer
         self._held: deque[str] = deque()
         self._held_size = 0
 
@@ -108,6 +112,9 @@ class Session:
     def work(self) -> None:
         """Does what is asked for, until ``crowded``; call again when that is over."""
         while self._pending and not self.over and not self._crowded():
+            if self.commanded:
+                self._hurry()
+                return
             kind, payload = self._pending.popleft()
             if kind == framing.PACKET:
                 self._take(payload)
@@ -173,7 +180,7 @@ class Session:
     @property
     def pending(self) -> bool:
         """Whether ``work`` has something to do."""
-        return bool(self._pending)
+        return bool(self._pending) and not self.commanded
 
     @property
     def running(self) -> bool:
@@ -206,6 +213,7 @@ class Session:
 
     def _forget(self) -> None:
         self.state = NONE
+        self.commanded = False
         self._turn += 1
         self.breakpoints.clear()
         self._ranges.clear()
@@ -316,9 +324,39 @@ class Session:
         for at in range(0, len(data), _SAID_MAX):
             self.reply(b"O" + data[at : at + _SAID_MAX].hex().encode())
 
-    def show(self, text: str) -> None:
-        """Output of a monitor command, before its OK."""
-        self._tell(text)
+    # --- monitor -----------------------------------------------------------------------------------------------------
+    def command(self, text: str) -> None:
+        """Has the target carry out a command of the user's; what it says, and OK, is sent when it has ended."""
+        self._turn += 1
+        turn = self._turn
+        self.commanded, self._given_up = True, False
+        try:
+            self.target.monitor(text, lambda output: self._post(lambda: self._carried_out(output, turn)))
+        except PyvmmError as problem:
+            self._carried_out(f"{problem}\n", turn)  # an error reply would hide the words
+        except BaseException:
+            self.commanded = False
+            raise
+
+    def _carried_out(self, output: str, turn: int) -> None:
+        if turn != self._turn or not self.commanded:
+            return  # the connection is gone
+        self.commanded = False
+        if not self._given_up:
+            if len(output) > _OUTPUT_MAX:
+                output = output[:_OUTPUT_MAX] + "\n(cut: too long)\n"
+            self._tell(output)
+            self.reply(b"OK")
+        self.work()
+
+    def _hurry(self) -> None:
+        """Something came while a command is on its way: a Ctrl-C, or gdb waits no more and would take the answer for another's."""
+        waiting = [each for each in self._pending if each[0] != framing.INTERRUPT]
+        interrupted = len(waiting) < len(self._pending)
+        self._pending = deque(waiting)
+        if interrupted or waiting and not self._given_up:
+            self._given_up = self._given_up or any(kind == framing.PACKET for kind, _ in waiting)
+            self._guarded(self.target.interrupt)
 
 
 def error(text: str) -> bytes:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Stopped = Callable[["StopEvent"], None]
     """Told once, from any thread, when what was resumed has stopped. May be called before ``resume`` returns."""
+    Told = Callable[[str], None]
+    """Told once, from any thread, what to show of a command, with its line ends. May be called before ``monitor`` returns."""
     Say = Callable[[str], None]
     """Shows the user a line, from any thread: at once while the guest runs, else with the next resume."""
 
@@ -65,7 +67,8 @@ if TYPE_CHECKING:
 
         gdb's breakpoints live from ``insert_breakpoint`` to ``remove_breakpoint``, ``detach``, ``kill``, EXITED or KILLED, whichever
         comes first. A guest that resets itself has not EXITED: gdb stays, and so do its breakpoints.
-        Only ``interrupt``, ``detach``, ``kill``, ``vcpus`` and ``reversible`` are asked for between a resume and its stop.
+        Only ``interrupt``, ``detach``, ``kill``, ``vcpus`` and ``reversible`` are asked for between a resume and its stop, or a
+        ``monitor`` and its end.
         """
 
         def attach(self, say: Say) -> StopEvent:
@@ -120,5 +123,8 @@ if TYPE_CHECKING:
             It may come just after the machine has stopped by itself: then it does nothing, not even to the next resume.
             """
 
-        def monitor(self, command: str) -> str:
-            """Carries out a command of the user; returns what to show, with its line ends."""
+        def monitor(self, command: str, told: Told) -> None:
+            """Carries out a command of the user, which may move the machine for as long as that takes: returns at once.
+
+            ``interrupt`` ends it; ``detach`` and ``kill`` do likewise, and wait for it.
+            """

@@ -7,14 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from pyvmm.observe.debug.holder import RunHolder
 from tests.support.debugged import ROUND
 from tests.support.process import wait_until
 from tests.support.symbolfile import BASE, COUNTER, FUNCTION, GLOBAL, LOOP, TEXT, WORK, Entry, counting_guest, executable
+from tests.support.vm import HANG, flat
 
 GDB = shutil.which("gdb")
 pytestmark = [pytest.mark.kvm, pytest.mark.skipif(GDB is None, reason="gdb is not installed (apt-get install gdb)")]
@@ -149,6 +152,28 @@ def test_a_spinning_guest_is_interrupted_and_let_go(tmp_path: Path) -> None:
     assert run.pyvmm.poll() is None, "after gdb has gone it goes on"
     run.pyvmm.send_signal(signal.SIGTERM)
     assert run.ends()[2] == 128 + signal.SIGTERM
+
+
+def test_a_monitor_command_that_goes_on_for_ever_is_interrupted(tmp_path: Path) -> None:
+    it = Debugged(tmp_path, "hang", "monitor continue", "kill")
+    time.sleep(1.5)
+    it.gdb.send_signal(signal.SIGINT)
+    said, _, status = it.ends()
+    assert "Interrupted: no exit" in said and "gdb shows registers and memory as they were before" in said, said
+    assert status == 0, said
+
+
+def test_a_gdb_that_comes_while_the_machine_is_being_built_waits_for_it(tmp_path: Path) -> None:
+    """gdb calls as soon as the socket is there; a refusal made it give up."""
+    holder = RunHolder(vcpus=1)
+    with flat(HANG, tmp_path) as (machine, _):
+        later = threading.Timer(0.1, holder.begin, (machine,))
+        later.start()
+        try:
+            assert holder.take().vcpus == 1
+        finally:
+            later.join()
+            holder.end(machine)
 
 
 def test_processors_are_threads(tmp_path: Path) -> None:

@@ -115,10 +115,13 @@ def _watched(session: Session, number: int, breakpoint: Any) -> str:
 def _sentence(session: Session, stop: Stop) -> str:
     if stop.why == stops.END and stop.verdict is not None and stop.verdict.kind in _OVER:
         return f"The run is over: {_verdict(stop)}. Nothing is left to be looked at."
+    past = session.subject.first != session.subject.last
     if stop.why == stops.END:
-        return f"The guest has ended: {_verdict(stop)}. back (bs) leads into its past." if _verdict(stop) else "The end of what is known."
+        back = " back (bs) leads into its past." if past else ""
+        return f"The guest has ended: {_verdict(stop)}.{back}" if _verdict(stop) else "The end of what is known."
     if stop.why == stops.CRASHED:
-        return f"The guest has crashed: {_verdict(stop) or 'it cannot go on'}. explain says why; back (bs) leads to before."
+        back = " explain says why; back (bs) leads to before." if past else ""
+        return f"The guest has crashed: {_verdict(stop) or 'it cannot go on'}.{back}"
     if stop.text:
         return stop.text
     if stop.why == stops.BEGIN and not (stop.at.exit and not stop.at.steps):
@@ -157,7 +160,7 @@ def _exit_line(session: Session, stop: Stop) -> str:
     try:
         return session.subject.explain(stop.at.exit).line
     except PyvmmError as error:
-        return str(error)
+        return str(error) if stop.why == stops.EXIT or session.subject.first != session.subject.last else ""  # nothing is ever kept
 
 
 def _code(session: Session, style: Style) -> list[str]:

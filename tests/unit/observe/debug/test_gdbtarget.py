@@ -80,6 +80,14 @@ class Debugged:
     def step(self) -> StopEvent:
         return self.moved(lambda stopped: self.target.resume({0: target.STEP}, stopped))
 
+    def asked(self, command: str) -> str:
+        done = threading.Event()
+        found: list[str] = []
+        self.target.monitor(command, lambda text: (found.append(text), done.set()))  # type: ignore[func-returns-value]
+        assert done.wait(10)
+        self.target.wait(10)
+        return found[0]
+
     @property
     def rip(self) -> int:
         return self.target.read_registers(0)["rip"]
@@ -262,7 +270,7 @@ def test_what_fails_is_told() -> None:
     event = it.step()
     assert (event.reason, event.text) == (target.EVENT, "this KVM cannot step")
     assert "ZeroDivisionError" in it.go().text
-    assert it.target.monitor("info") == "info!\n"
+    assert it.asked("info") == "info!\n"
 
 
 def test_the_user_is_told_once_how_a_breakpoint_is_watched_for() -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from pyvmm.events import StopReason
+from pyvmm.observe.debug import subject as stops
 from pyvmm.observe.debug.command import GROUPS, Reply
 from pyvmm.observe.debug.session import Session
 from pyvmm.observe.debug.style import Style
-from pyvmm.observe.debug.subject import SubjectError
+from pyvmm.observe.debug.subject import Moment, SubjectError
 from tests.support.fake_subject import FakeSubject
 from tests.unit.observe.debug.test_expression import Symbols
 from tests.unit.observe.report.test_kallsyms import SIZE, table
+
+if TYPE_CHECKING:
+    from pyvmm.observe.explain.explain import Explanation
 
 pytest.importorskip("capstone")
 
@@ -562,3 +568,23 @@ def test_names_from_the_kernel_in_memory_and_from_a_file(subject: FakeSubject, t
     reply = session.execute(f"symbol-file {chart}")
     assert reply.error and "no symbols in it" in reply.text
     assert session.symbol("begin") == (0x7C00, 0)
+
+
+def test_without_history_nothing_is_said_of_a_way_back() -> None:
+    class Forgetful(FakeSubject):
+        @property
+        def last(self) -> Moment:
+            return self.first
+
+        def explain(self, number: int) -> Explanation:
+            raise SubjectError("exits are not kept")
+
+    session = Session(Forgetful(), Symbols())
+    assert "exits are not kept" in do(session, "step").text
+    ended = do(session, "continue").text
+    assert "The guest has ended" in ended and "kept" not in ended and "back" not in ended
+    for why in (stops.END, stops.CRASHED):
+        session.subject.stop.why = why
+        session.subject.stop.verdict = StopReason(kind="halted", detail="for good")
+        shown = do(session, "where").text
+        assert "for good." in shown and "back" not in shown and "explain" not in shown and "kept" not in shown

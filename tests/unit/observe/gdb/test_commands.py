@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pyvmm.observe.gdb import target
 from pyvmm.observe.gdb.registers import AMD64, I386
 from tests.support.gdb_client import Client
 from tests.support.gdb_target import COUNTER, HLT, NOP, START, FakeTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -113,7 +118,6 @@ def test_only_what_exists_is_announced(client: Client, fake: FakeTarget) -> None
         (b"qXfer:auxv:read::0,10", b""),
         (b"qXfer:features:write:target.xml:0:aa", b""),
         (b"qXfer:features:read:target.xml:fffff,10", b"E01"),
-        (b"qRcmd,1", b"E01"),
         (b"vAttach;1", b"E.attached already"),
     ],
 )
@@ -322,19 +326,64 @@ def test_kill_by_process(client: Client, fake: FakeTarget) -> None:
 
 
 def test_monitor(client: Client) -> None:
-    client.send(b"qRcmd," + b"hi there".hex().encode())
-    assert client.replies() == [b"O" + b"you said: hi there\n".hex().encode(), b"OK"]
-    client.send(b"qRcmd," + b"fail".hex().encode())
-    assert client.replies() == [b"O" + b"that cannot be done\n".hex().encode(), b"OK"]
-    client.send(b"qRcmd,")  # "monitor" alone
-    assert client.replies() == [b"O" + b"you said: help\n".hex().encode(), b"OK"]
+    assert client.monitor("hi there") == "you said: hi there\n"
+    assert client.monitor("fail") == "that cannot be done\n"
+    assert client.monitor("") == "you said: help\n"
+    assert client.ask(b"qRcmd,1") == b"E01"
 
 
 def test_much_output_of_monitor(fake: FakeTarget) -> None:
-    fake.monitor = lambda command: "x" * (2 << 20)  # type: ignore[method-assign]
+    fake.monitor = lambda command, told: told("x" * (2 << 20))  # type: ignore[method-assign]
     client = Client(fake)
     client.send(b"qRcmd,61")
+    client.pump()
     *said, ok = client.replies()
     text = bytes.fromhex(b"".join(each[1:] for each in said).decode()).decode()
     assert ok == b"OK" and len(text) < (1 << 20) + 100 and text.endswith("(cut: too long)\n")
     assert max(map(len, said)) <= 0x4000
+
+
+class Slow(FakeTarget):
+    """Its monitor moves the guest, until it is interrupted."""
+
+    def monitor(self, command: str, told: Callable[[str], None]) -> None:
+        self.told = told
+        self.log.append(command)
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        self.told("interrupted\n")
+
+
+def test_what_comes_while_a_monitor_command_takes_its_time_ends_it() -> None:
+    """gdb's user has pressed Ctrl-C: gdb waits for the answer no more, and would take it for that of its next packet."""
+    fake = Slow()
+    client = Client(fake)
+    client.send(b"qRcmd," + b"continue".hex().encode())
+    assert not client.replies() and not client.session.pending
+    client.send(b"p10")
+    assert not client.replies() and not client.session.pending and fake.log[-1] == "interrupt"
+    client.send(b"p11")
+    client.pump()
+    assert client.replies() == [b"0010000000000000", b"02000000"]
+    assert fake.log.count("interrupt") == 1
+
+
+def test_control_c_ends_a_monitor_command() -> None:
+    client = Client(Slow())
+    client.send(b"qRcmd,61")
+    client.session.feed(b"\x03")
+    client.pump()
+    assert client.replies() == [b"O" + b"interrupted\n".hex().encode(), b"OK"]
+    client.send(b"vCont;s:1")
+    assert client.stop()[1].startswith("T05"), "it was for the command, not for what comes next"
+
+
+def test_a_connection_lost_under_a_monitor_command() -> None:
+    fake = Slow()
+    client = Client(fake)
+    client.send(b"qRcmd,61")
+    client.session.close()
+    fake.told("late")
+    client.pump()
+    assert not client.replies() and fake.log[-1] == "detach"
