@@ -6,7 +6,7 @@ import threading
 
 from pyvmm import status
 from pyvmm.backends.stderr import say
-from pyvmm.boot import elf
+from pyvmm.boot import bootparams, elf
 from pyvmm.errors import ConfigError
 from pyvmm.observe.debug.gdbtarget import GdbTarget
 from pyvmm.observe.debug.holder import RunHolder
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyvmm.cli.run import Session
 
 _DESCRIPTIONS = {"i386": I386, "amd64": AMD64}
+_HEAD = 1024  # bytes that tell: a boot sector and a setup sector
 _TELL_SECONDS = 2.0  # for gdb to be told how the guest has ended
 
 
@@ -26,7 +27,7 @@ def attach(session: Session, text: str, paused: bool) -> None:
 
     Args:
         text: of -gdb: ``tcp:[HOST]:PORT`` or ``unix:PATH``; behind it ``,history=on`` for reverse execution, and ``,arch=i386|amd64`` for
-            the registers that gdb is told of, by default those of the guest's ELF file: gdb takes no others with it.
+            the registers that gdb is told of, by default those of the guest's ELF file or Linux kernel: gdb takes no others with it.
         paused: -S: the guest waits for gdb.
 
     Raises:
@@ -35,7 +36,7 @@ def attach(session: Session, text: str, paused: bool) -> None:
     words = text.split(",")
     history = _option(text, words, "history", ("on", "off"), "off")
     config = session.config
-    arch = _option(text, words, "arch", tuple(_DESCRIPTIONS), "i386" if _is_elf32(config.boot.kernel) else "amd64")
+    arch = _option(text, words, "arch", tuple(_DESCRIPTIONS), "i386" if _is_32_bit(config.boot.kernel) else "amd64")
     address = parse_address(",".join(words))
     if session.seal is not None:
         raise ConfigError("-gdb and -sandbox, -runas or -chroot: a debugger needs what they give up: leave one of them out")
@@ -71,9 +72,14 @@ def _option(text: str, words: list[str], name: str, values: tuple[str, ...], def
     return given[-1].removeprefix(f"{name}=") if given else default
 
 
-def _is_elf32(path: str) -> bool:
+def _is_32_bit(path: str) -> bool:
+    """Whether gdb will have a 32-bit file with it: this one, or the vmlinux of a Linux without a 64-bit entry (boot.rst, xloadflags)."""
     try:
         with open(path, "rb") as file:
-            return file.read(5) == elf.MAGIC + bytes([elf.CLASS32])
+            head = file.read(_HEAD)
     except OSError:
         return False  # whoever boots it says so
+    if head[:5] == elf.MAGIC + bytes([elf.CLASS32]):
+        return True
+    is_linux = head[0x202:0x206] == bootparams.MAGIC and bootparams.get(head, "version") >= bootparams.SETUP_HEADER["xloadflags"][2]
+    return is_linux and not bootparams.get(head, "xloadflags") & bootparams.XLF_KERNEL_64
