@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 from pyvmm import status
 from pyvmm.backends.stderr import say
@@ -99,6 +100,8 @@ def _write(path: str, option: str, kind: str, story: Story, name: Name) -> None:
 def _to(path: str, option: str, write: Callable[[TextIO], object]) -> None:
     """To a file, or to stdout for "-"."""
     if path == "-":
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file: the page says so, whatever the terminal's language
         write(sys.stdout)
         return
     try:

@@ -33,7 +33,7 @@ def is_manifest(path: Path) -> bool:
 
 def _keys(path: Path) -> set[str]:
     try:
-        return set(_KEY.findall(path.read_text()))
+        return set(_KEY.findall(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError):
         return set()
 

@@ -71,7 +71,7 @@ class UnitTest:
         if not self.image.exists():
             return f"{self.image} was not built"
         for path, value in self.check:
-            if not Path(path).is_file() or Path(path).read_text().strip() != value:
+            if not Path(path).is_file() or Path(path).read_text(encoding="utf-8").strip() != value:
                 return f"{path} not equal to {value}"
         if self.disabled_if:
             return f"whether it is disabled, a shell would have to say: {self.disabled_if}"
@@ -88,7 +88,7 @@ def load(path: Path) -> list[UnitTest]:
         ConfigError: it cannot be read; names the line.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     sections: list[tuple[str, dict[str, str]]] = []

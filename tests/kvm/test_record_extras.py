@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_a_choice_that_a_recording_does_not_have_is_told(tmp_path: Path) -> None
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"pyvmm: {message}\n"
     assert pyvmm("report", path, "--reason", "io", "--device", "COM1", "--vcpu", "0").returncode == 0
+
+
+@pytest.mark.parametrize("language", ["C", "en_US.ISO-8859-1"])
+def test_a_page_is_the_same_in_every_language(tmp_path: Path, language: str) -> None:
+    path = str(recorded(tmp_path, "hello"))
+    env = {**os.environ, "LC_ALL": language, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*COMMAND, "report", path, "--html", "-"], capture_output=True, env=env, timeout=PATIENCE, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert pyvmm("report", path, "--html", str(tmp_path / "page.html")).returncode == 0
+    assert done.stdout == (tmp_path / "page.html").read_bytes()
 
 
 def test_a_closed_stdout_breaks_no_command(tmp_path: Path) -> None:

@@ -45,11 +45,11 @@ def page(story: Story, name: Name) -> str:
         data = content(story, name)
     parts = {
         "@TITLE@": html.escape(f"{story.recording.header.name}: {len(story.numbers)} exits"),
-        "@CSS@": (_HERE / "page.css").read_text(),
-        "@JS@": (_HERE / "page.js").read_text(),
+        "@CSS@": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "@JS@": (_HERE / "page.js").read_text(encoding="utf-8"),
         "@DATA@": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    shown = (_HERE / "page.html").read_text()
+    shown = (_HERE / "page.html").read_text(encoding="utf-8")
     for mark, text in parts.items():
         shown = shown.replace(mark, text)
     return shown
