@@ -8,6 +8,7 @@ from pyvmm.observe.debug.command import Command, CommandError, Line, Reply
 from pyvmm.observe.debug.commands.moving import count
 from pyvmm.observe.debug.expression import number
 from pyvmm.observe.debug.subject import CRASHED, SubjectError
+from pyvmm.observe.debug.views.calls import guess, returned_to
 from pyvmm.observe.debug.views.code import here, instructions
 from pyvmm.observe.explain.text import render
 
@@ -116,7 +117,7 @@ def _disassemble(session: Session, line: Line) -> Reply:
 
 
 def _backtrace(session: Session, line: Line) -> Reply:
-    """Follows frame pointers, as long as they look like some."""
+    """Follows frame pointers, as long as they look like some; where they do not and there are names, the stack is looked through."""
     many = count(session, line) if line.text else 20
     subject, size = session.subject, session.word
     rip, at = here(session)
@@ -132,9 +133,15 @@ def _backtrace(session: Session, line: Line) -> Reply:
         lines.append(f"#{len(lines):<3}{back:#x}{session.place(back)}")
         data.append({"address": back, "place": session.place(back)})
         frame = following
-    return Reply(
-        text="\n".join([*lines, line.style.label("(by frame pointers: code compiled without them shows fewer or others)")]), data=data
-    )
+    note = "(by frame pointers: code compiled without them shows fewer or others)"
+    if session.symbols is not None and (len(data) < 2 or not returned_to(session, data[1]["address"])):
+        guessed = guess(session, min(many, 200) - 1)
+        if guessed:
+            note = "(no frame pointers: what on the stack lies behind a call; some may be of calls that are over)"
+            del lines[1:], data[1:]
+            lines += [f"#{number:<3}{back:#x}{session.place(back)}" for number, back in enumerate(guessed, 1)]
+            data += [{"address": back, "place": session.place(back), "guessed": True} for back in guessed]
+    return Reply(text="\n".join([*lines, line.style.label(note)]), data=data)
 
 
 COMMANDS = (
@@ -160,5 +167,11 @@ COMMANDS = (
         run=_disassemble,
         help="instructions from where the vCPU is, or from an address",
     ),
-    Command(name="backtrace", aliases=("bt",), arguments="[N]", run=_backtrace, help="who called whom, by frame pointers"),
+    Command(
+        name="backtrace",
+        aliases=("bt",),
+        arguments="[N]",
+        run=_backtrace,
+        help="who called whom, by frame pointers, else by what is on the stack",
+    ),
 )
