@@ -14,6 +14,8 @@ from pyvmm.observe.explain.text import render
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyvmm.observe.debug.session import Session
 
 _LINES = 10
@@ -122,7 +124,8 @@ def _backtrace(session: Session, line: Line) -> Reply:
     subject, size = session.subject, session.word
     rip, at = here(session)
     frame = subject.regs(session.vcpu).rbp
-    lines, data = [f"#0  {at:#x}{session.place(at)}"], [{"address": at, "place": session.place(at)}]
+    lines = [f"#0  {at:#x}{session.place(at)}"]
+    data: list[dict[str, Any]] = [{"address": at, "place": session.place(at)}]
     while len(lines) < min(many, 200) and frame:
         try:
             following, back = session.load(frame, size), session.load(frame + size, size)
