@@ -111,6 +111,21 @@ def test_a_small_one_by_keys_and_mouse(chromium: Browser, small: Path, pictures:
     assert len(chromium.requests) == 1
 
 
+@pytest.mark.parametrize("width", [1200, 1000, 400])
+def test_nothing_is_beyond_the_edge(chromium: Browser, small: Path, width: int) -> None:
+    chromium.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    try:
+        chromium.shows(small)
+        assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+        bar = chromium.evaluate("[...document.querySelectorAll('nav > *')].map(e => e.getBoundingClientRect().right)")
+        assert max(bar) <= width
+        if width >= 1000:  # on a telephone the explanation is scrolled, its columns stay columns
+            assert chromium.evaluate("document.querySelector('#text').scrollWidth <= document.querySelector('#text').clientWidth")
+        assert chromium.evaluate("getComputedStyle(document.querySelector('#text')).whiteSpace") == "pre"
+    finally:
+        chromium.call("Emulation.clearDeviceMetricsOverride")
+
+
 def test_every_pixel_row_of_a_lane_is_drawn(chromium: Browser, small: Path) -> None:
     """Not just no error: what was recorded is on the canvas."""
     chromium.shows(small)
