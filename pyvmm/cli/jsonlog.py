@@ -40,6 +40,8 @@ class JsonLog:
 
     def __init__(self, path: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a FIFO without a reader must not hang
+        if path == "-":  # elsewhere that is stdout; here the guest has it, and a file of this name is nobody's wish
+            raise ConfigError("--json-log -: stdout is the guest's: name a file, or a descriptor such as /dev/fd/3")
         try:
             self._fd = os.open(path, flags, 0o644)
         except (OSError, ValueError) as error:  # ValueError: NUL in the path

@@ -105,6 +105,8 @@ ROWS: list[tuple[str, list[str]]] = [
     # --- options ---
     ("hello -nonsense", ["-nonsense", "-help"]),
     ("hello -kernal @text", ["unknown option -kernal (did you mean -kernel?)"]),
+    ("hello --json-log -", ["--json-log -", "/dev/fd/3"]),
+    ("hello --json-log @folder", ["--json-log @folder", "directory"]),
     ("hello -pidfile x", ["-pidfile: not supported", "--json-log"]),
     ("hello -no-acpi", ["-machine acpi=off"]),
     ("hello --nonsense=1", ["--nonsense=1", "-help"]),
