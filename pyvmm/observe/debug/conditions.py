@@ -27,7 +27,7 @@ class Breakpoint(Record):
     """One of them.
 
     Fields:
-        number: what the user calls it; given by ``Breakpoints.add``.
+        number: what the user calls it, below 0 for those of others; given by ``Breakpoints.add``.
         kind: one of the constants above.
         first, last: see the kinds; both included.
         direction: READ or WRITE as the guest sees it, "" for either.
@@ -39,7 +39,7 @@ class Breakpoint(Record):
         ignore: hits to pass over before it stops.
         hits: how often it was reached.
         text: as the user said it ("serial0.THR", "main").
-        owner: "" for the prompt's, "gdb" for gdb's, which the prompt shows and leaves alone.
+        owner: "" for the prompt's, "gdb" for gdb's, which the prompt shows and leaves alone, "search" for a move's own.
         means: how it is watched for, in words, once it is armed ("planted trap", "single steps").
     """
 
@@ -99,7 +99,7 @@ class Breakpoints:
 
     def __init__(self) -> None:
         self._all: dict[int, Breakpoint] = {}
-        self._last = 0
+        self._last = self._least = 0
         self.version = 0
 
     def __iter__(self) -> Iterator[Breakpoint]:
@@ -113,10 +113,13 @@ class Breakpoints:
         return self._all.get(number)
 
     def add(self, breakpoint: Breakpoint) -> Breakpoint:
-        """Gives it the next number."""
-        self._last += 1
-        breakpoint.number = self._last
-        self._all[self._last] = breakpoint
+        """Gives it the next number. The user's count from 1 on, however many gdb sets and takes out at each stop: those are below 0."""
+        if breakpoint.owner:
+            self._least -= 1
+        else:
+            self._last += 1
+        breakpoint.number = self._least if breakpoint.owner else self._last
+        self._all[breakpoint.number] = breakpoint
         self.version += 1
         return breakpoint
 

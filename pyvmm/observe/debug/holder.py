@@ -112,9 +112,9 @@ class RunHolder:
             self._close(found)
 
     def kill(self) -> None:
-        """See Holder."""
-        machine = self._machine
-        self.release()
+        """See Holder. Let go before it is stopped, it would execute on until then; ``end`` parts with it."""
+        with self._state:
+            machine, self._held = self._machine, False
         if machine is not None:
             machine.stop()
 

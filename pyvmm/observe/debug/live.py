@@ -306,7 +306,7 @@ class Live(Forward):
             if self.vcpus > 1 and history.has(history.position):
                 self.put(history.position)  # other vCPUs have gone on a little since
         elif executed:
-            self.steps = UNCOUNTED
+            self.steps, self.stepped = UNCOUNTED, stop.vcpu
         return stop
 
     def ended(self) -> Stop | None:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from pyvmm.observe import paging
 from pyvmm.observe.debug import subject
-from pyvmm.observe.debug.conditions import ADDRESS
+from pyvmm.observe.debug.conditions import ADDRESS, Breakpoint
 from pyvmm.observe.debug.subject import UNCOUNTED, Moment, Stop, SubjectError
+from pyvmm.record import FrozenRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,11 +99,34 @@ def _registers(live: Live, vcpu: int) -> bytes:
 
 
 # --- to a breakpoint ---------------------------------------------------------------------------------------------------
+class _Now(FrozenRecord):
+    """Where it stands when it does so between two exits: there the search ends.
+
+    Fields:
+        vcpu, registers: whose they are, what they are.
+        mark: number of a breakpoint there, without which it would not stop to be compared.
+    """
+
+    vcpu: int
+    registers: bytes
+    mark: int
+
+
 def run(live: Live) -> Stop:
     """``Subject.reverse_run``."""
+    if not live.steps or not live.breakpoints.in_guest():
+        return _run(live, None)
+    at = _linear(live, live.stepped)
+    mark = live.breakpoints.add(Breakpoint(kind=ADDRESS, first=at, last=at, vcpu=live.stepped, text="now", owner="search"))
+    try:
+        return _run(live, _Now(vcpu=live.stepped, registers=_registers(live, live.stepped), mark=mark.number))
+    finally:
+        live.breakpoints.remove(mark.number)
+
+
+def _run(live: Live, until: _Now | None) -> Stop:
     history = live.history
     number, steps = history.position, live.steps
-    until: bytes | None = _registers(live, live.stepped) if steps else None
     end = number  # of the interval that begins at ``start``
     start = number if steps else history.log.rest_before(number - 1) if number else 0
     with _uncounted(live):
@@ -118,6 +142,8 @@ def run(live: Live) -> Stop:
             hits = _at_exits(live, start) if start < number or steps else []
             if hits:
                 return live.arrive(start) or Stop(why=subject.BREAKPOINT, hits=hits, exit=start)
+            if until is not None:
+                live.breakpoints.remove(until.mark)
             until, end = None, start
             start = history.log.rest_before(start - 1)
             if not live.breakpoints.in_guest():  # nothing but the log to look at
@@ -135,8 +161,8 @@ def _at_exits(live: Live, rest: int) -> list[int]:
     return found
 
 
-def _search(live: Live, start: int, end: int, until: bytes | None) -> Stop | None:
-    """The last hit between two exits, or between an exit and registers that are ``until``; the machine is there then."""
+def _search(live: Live, start: int, end: int, until: _Now | None) -> Stop | None:
+    """The last hit between two exits, or between an exit and ``until``; the machine is there then."""
     found = _hits(live, start, end, until, _FOREVER)
     if found is None or live.called_off:
         return None
@@ -148,7 +174,7 @@ def _search(live: Live, start: int, end: int, until: bytes | None) -> Stop | Non
     return None
 
 
-def _hits(live: Live, start: int, end: int, until: bytes | None, most: int) -> tuple[int, Stop] | None:
+def _hits(live: Live, start: int, end: int, until: _Now | None, most: int) -> tuple[int, Stop] | None:
     """Goes from exit ``start`` on to the ``most``-th hit, at most to exit ``end``. Returns how many there were, and the last. None: it
     did not get there."""
     stop = live.arrive(start)
@@ -157,28 +183,42 @@ def _hits(live: Live, start: int, end: int, until: bytes | None, most: int) -> t
     live.history.enough = end if end > start else -1
     live.history.resume()
     count, last = 0, Stop(why=subject.BREAKPOINT)
-    here = _here(live)
-    if here.hits and (until is None or _registers(live, live.stepped) != until):
+    here = _here(live, until)
+    if here.hits and not _is(live, until):
         count, last = 1, here
     while count < most and not live.called_off:
         stop = live.go(end if end > start else start + 1)
         if live.history.diverged or stop.why != subject.BREAKPOINT or stop.exit or live.history.position != start:
             break
         live.steps = UNCOUNTED
-        if until is not None and _registers(live, live.stepped) == until:
+        if _is(live, until):
             break
-        live.stepped = stop.vcpu
-        count, last = count + 1, stop
+        if until is not None:
+            stop.hits = [each for each in stop.hits if each != until.mark]
+        if stop.hits:
+            live.stepped = stop.vcpu
+            count, last = count + 1, stop
     return count, last
 
 
-def _here(live: Live) -> Stop:
+def _is(live: Live, until: _Now | None) -> bool:
+    """Whether this is the moment at which the search ends."""
+    return until is not None and _registers(live, until.vcpu) == until.registers
+
+
+def _linear(live: Live, vcpu: int) -> int:
+    """Where a vCPU stands."""
+    with live.control.quiet() as machine:
+        regs, sregs = machine.vcpus[vcpu].get_regs(), machine.vcpus[vcpu].get_sregs()
+    return paging.linear_address(sregs, sregs.cs, regs.rip)
+
+
+def _here(live: Live, until: _Now | None) -> Stop:
     """Breakpoints on the address where a vCPU stands: running from there would not stop at them."""
+    wanted = [each for each in live.breakpoints.in_guest() if each.kind == ADDRESS and (until is None or each.number != until.mark)]
     for vcpu in range(live.vcpus):
-        with live.control.quiet() as machine:
-            regs, sregs = machine.vcpus[vcpu].get_regs(), machine.vcpus[vcpu].get_sregs()
-        at = paging.linear_address(sregs, sregs.cs, regs.rip)
-        hits = [each.number for each in live.breakpoints.in_guest() if each.kind == ADDRESS and each.first == at and each.concerns(vcpu)]
+        at = _linear(live, vcpu)
+        hits = [each.number for each in wanted if each.first == at and each.concerns(vcpu)]
         if hits:
             return Stop(why=subject.BREAKPOINT, vcpu=vcpu, hits=hits)
     return Stop(why=subject.BREAKPOINT)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.observe.debug.holder import RunHolder
+from tests.support.debugged import COUNTER as COUNTED
 from tests.support.debugged import ROUND
 from tests.support.process import wait_until
 from tests.support.symbolfile import BASE, COUNTER, FUNCTION, GLOBAL, LOOP, TEXT, WORK, Entry, counting_guest, executable
@@ -174,6 +175,24 @@ def test_a_gdb_that_comes_while_the_machine_is_being_built_waits_for_it(tmp_path
         finally:
             later.join()
             holder.end(machine)
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_a_guest_that_is_killed_executes_nothing_more(tmp_path: Path, history: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = RunHolder(1, history)
+    with flat(ROUND, tmp_path, coalesce=False) as (machine, _):
+        stop = machine.stop
+        monkeypatch.setattr(machine, "stop", lambda: (time.sleep(0.2), stop()))  # long enough for who has been let go
+        holder.begin(machine)
+        found = holder.take()
+        thread = threading.Thread(target=machine.run, args=(60.0,))
+        thread.start()
+        found.step(3)
+        (before,) = machine.memory.unpack("<I", COUNTED)
+        holder.kill()
+        thread.join(30)
+        assert not thread.is_alive() and machine.memory.unpack("<I", COUNTED) == (before,)
+        holder.end(machine)
 
 
 def test_processors_are_threads(tmp_path: Path) -> None:
