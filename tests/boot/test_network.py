@@ -356,7 +356,7 @@ done
 section ping; for number in 0 1; do ping -q -c $PINGS -i 0.01 10.8.$number.1; ping -q -c 5 -s 8972 10.8.$number.1; done
 for number in 0 1; do
 section get$number; nc 10.8.$number.1 $SOURCE </dev/null | sha256sum
-section put$number; head -c $SIZE /dev/urandom >/tmp/random; sha256sum </tmp/random; nc 10.8.$number.1 $SINK </tmp/random
+section put$number; head -c $SIZE /dev/urandom >/tmp/random; sha256sum </tmp/random; nc 10.8.$number.1 $SINK -e cat /tmp/random
 done
 section offloads; ethtool -k eth1
 section warnings; dmesg -r | sed -n 's/^<[0-4]>//p'

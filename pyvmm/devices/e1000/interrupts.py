@@ -5,6 +5,10 @@ edges; what comes earlier waits for a timer, of which at most one is armed.
 
 A cause that the driver lets come late (3.2.7.2: descriptors with IDE) waits in ``late`` for a timer, for the next interrupt, or until
 ICR is read: an interrupt costs a driver five accesses, so that a card with nothing but such causes would be all interrupts.
+
+The distances that drivers ask for are meant for a processor that answers in a few microseconds. Where each access is an exit and the
+processor itself perhaps emulated, the next interrupt would be there as soon as one is served. So the card also looks how long that takes,
+from the line's rise until IMS is written, and keeps off for some such times (``BREATH``, ``LATE_BREATH``), within bounds.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 
 ITR_UNIT = 256  # nanoseconds (13.4.18); 16 bits of them are 16.8 ms at most
 MIN_GAP = 500 * ITR_UNIT  # with moderation on there are at most 7813 interrupts a second, whatever ITR says (13.4.18)
+BREATH, LONGEST = 2, 4_000_000  # times the service from one rise to the next, and how much this adds up to at most, nanoseconds
+LATE_BREATH, LATE_LONGEST = 4, 16_000_000  # the same for causes that may be late; as much as ITR could ask for
 
 
 class Interrupts:
@@ -31,6 +37,7 @@ class Interrupts:
     Attributes:
         level: what INTA is.
         last: when it rose last while there was a moderation, nanoseconds.
+        service: how long the driver took for an interrupt last, nanoseconds.
         late: causes that have come and are not in ICR yet.
         held: a burst of frames is being received: the line rises behind it.
     """
@@ -42,8 +49,9 @@ class Interrupts:
         self.timer = make_timer(self._expired)
         self.late_timer = make_timer(self._late_expired)
         self.waiting = self.held = self.late_armed = False
+        self.served = True  # the driver has enabled interrupts since ``last``
         self.level = 0
-        self.last = 0
+        self.last = self.service = 0
         self.late = 0
 
     def post(self, causes: int) -> None:
@@ -61,7 +69,7 @@ class Interrupts:
         self.late |= causes
         if not self.late_armed:  # a timer that is set for what came before is left as it is
             self.late_armed = True
-            self.late_timer.arm(self.clock() + max(delay, MIN_GAP))
+            self.late_timer.arm(self.clock() + max(delay, MIN_GAP, min(LATE_BREATH * self.service, LATE_LONGEST)))
 
     def hold(self, on: bool) -> None:
         """A burst of frames comes (True), or has come."""
@@ -77,15 +85,16 @@ class Interrupts:
                 self.drive(0)
         elif not self.level:
             if regs[ITR]:
-                gap = max(regs[ITR] * ITR_UNIT, MIN_GAP)
                 if self.waiting:
                     return
+                gap = max(regs[ITR] * ITR_UNIT, MIN_GAP, min(BREATH * self.service, LONGEST))
                 now = self.clock()
                 if now < self.last + gap:
                     self.waiting = True
                     self.timer.arm(self.last + gap)
                     return
                 self.last = now
+                self.served = False
             regs[ICR] |= self.late
             self.late = 0
             self.drive(1)
@@ -129,6 +138,9 @@ class Interrupts:
         """Enables; a cause that came while it was masked interrupts now (13.4.20)."""
         regs = self.regs
         regs[IMS] |= value & CAUSES
+        if not self.served:
+            self.served = True
+            self.service = self.clock() - self.last
         if regs[ICR] and not self.level:  # more bits in the mask never end an interrupt
             self.update()
 
@@ -151,7 +163,8 @@ class Interrupts:
 
     def reset(self) -> None:
         """After the registers were reset: line low."""
-        self.last = self.late = 0
+        self.last = self.late = self.service = 0
+        self.served = True
         self.late_timer.cancel()
         self.late_armed = False
         self.restored()

@@ -169,6 +169,67 @@ def test_moderation_has_a_shortest_distance_and_can_be_off() -> None:
     assert rig.line.level == 1
 
 
+def served(rig: Rig, microseconds: int) -> None:
+    """What a driver does of an interrupt, and how long it takes for that."""
+    rig.read(c.ICR)
+    rig.write(c.IMC, 0xFFFF_FFFF)
+    rig.time.advance(microseconds * US)
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+
+
+@pytest.mark.parametrize(("took", "distance"), [(10, 128), (64, 128), (300, 600), (1999, 3998), (2500, 4000)])
+def test_a_slow_driver_gets_room_between_interrupts(took: int, distance: int) -> None:
+    rig, _ = rig_open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.write(c.ITR, 1)
+    rig.card.receive(frame(bytes(60)))
+    served(rig, took)
+    rig.card.receive(frame(bytes(60)))
+    rig.time.advance((distance - took) * US - 1)
+    assert rig.line.level == 0
+    rig.time.advance(1)
+    assert rig.line.level == 1
+    served(rig, 5000)
+    rig.card.receive(frame(bytes(60)))
+    assert rig.line.level == 1, "it takes longer than anybody would wait: at once"
+
+
+@pytest.mark.parametrize(("took", "late"), [(10, 128), (32, 128), (1000, 4000), (3000, 12_000), (9_000, 16_000), (2_000_000, 16_000)])
+def test_what_may_be_late_is_later_for_a_slow_driver(took: int, late: int) -> None:
+    rig, driver = rig_late()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.write(c.ITR, 1)
+    rig.card.receive(frame(bytes(60)))
+    served(rig, took)
+    rig.time.advance(5_000_000 * US)
+    driver.send(frame(bytes(60)), late=True)
+    rig.time.advance((late - 1) * US)
+    assert rig.line.level == 0
+    rig.time.advance(2 * US)
+    assert rig.line.level == 1
+    served(rig, 10)
+    driver.send(frame(bytes(60)), late=True)
+    rig.time.advance(129 * US)
+    assert rig.line.level == 1, "as it is now counts, not as it was"
+
+
+def test_a_reset_forgets_how_slow_a_driver_was() -> None:
+    rig, driver = rig_open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.write(c.ITR, 1)
+    rig.card.receive(frame(bytes(60)))
+    rig.time.advance(2000 * US)
+    rig.write(c.CTRL, c.CTRL_RST)
+    driver.open()
+    rig.write(c.IMS, LINUX_INTERRUPTS)
+    rig.write(c.ITR, 1)
+    for distance in (0, 128):
+        rig.card.receive(frame(bytes(60)))
+        rig.time.advance(distance * US)
+        assert rig.line.level == 1
+        served(rig, 1)
+
+
 def test_a_burst_of_frames_interrupts_behind_the_last() -> None:
     rig, _ = rig_open()
     rig.write(c.IMS, LINUX_INTERRUPTS)
