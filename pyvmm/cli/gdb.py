@@ -10,14 +10,14 @@ from pyvmm.boot import bootparams, elf
 from pyvmm.errors import ConfigError
 from pyvmm.observe.debug.gdbtarget import GdbTarget
 from pyvmm.observe.debug.holder import RunHolder
-from pyvmm.observe.gdb.registers import AMD64, I386
+from pyvmm.observe.gdb.registers import AMD64, I386, I8086
 from pyvmm.observe.gdb.server import GdbServer, parse_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.cli.run import Session
 
-_DESCRIPTIONS = {"i386": I386, "amd64": AMD64}
+_DESCRIPTIONS = {"i386": I386, "amd64": AMD64, "i8086": I8086}
 _HEAD = 1024  # bytes that tell: a boot sector and a setup sector
 _TELL_SECONDS = 2.0  # for gdb to be told how the guest has ended
 
@@ -26,7 +26,7 @@ def attach(session: Session, text: str, paused: bool) -> None:
     """Has gdb see a session's machines.
 
     Args:
-        text: of -gdb: ``tcp:[HOST]:PORT`` or ``unix:PATH``; behind it ``,history=on`` for reverse execution, and ``,arch=i386|amd64`` for
+        text: of -gdb: ``tcp:[HOST]:PORT`` or ``unix:PATH``; behind it ``,history=on`` for reverse execution, and ``,arch=`` for
             the registers that gdb is told of, by default those of the guest's ELF file or Linux kernel: gdb takes no others with it.
         paused: -S: the guest waits for gdb.
 

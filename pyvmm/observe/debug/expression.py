@@ -2,6 +2,7 @@
 
     0x7c00  17  0b101  'A'          numbers
     $rip  $eax  $cs.base  $cr3      registers; the dollar may be left out where no symbol has that name
+    $pc                             where the next instruction is: its linear address ($rip is an offset in CS)
     main  main+0x10                 symbols: their addresses
     *0x2000  *(int *)0x2000  {char}$rsi      memory of the guest, at linear addresses
     serial0.lcr  pci.address        fields of a device's state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.observe.debug.command import CommandError
-from pyvmm.observe.paging import code_bits
+from pyvmm.observe.paging import code_bits, linear_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def width(name: str) -> int:
 
 
 def read(subject: Subject, vcpu: int, name: str) -> int | None:
-    """A register's value; None when there is none of this name."""
+    """A register's value; None when there is none of this name. ``pc`` is linear: what x/i and break take."""
+    if name.lower() == "pc":
+        sregs = subject.sregs(vcpu)
+        return linear_address(sregs, sregs.cs, int(subject.regs(vcpu).rip))
     name = _SYNONYMS.get(name.lower(), name.lower())
     if name in PARTS:
         whole, low, bits = PARTS[name]

@@ -291,6 +291,14 @@ def _kill_process(session: Session, body: bytes) -> bytes:
     return b"OK"
 
 
+def _run(session: Session, body: bytes) -> bytes:
+    raise TargetError("a machine is not run from gdb: end pyvmm and start it again")
+
+
+def _restart(session: Session, body: bytes) -> None:
+    """No reply belongs to it (E.2), not even that it is not known."""
+
+
 def _no_acks(session: Session, body: bytes) -> None:
     session.stop_acknowledging()
 
@@ -327,6 +335,8 @@ _ALWAYS: dict[bytes, Handler] = {
     b"k": _kill,
     b"vKill": _kill_process,
     b"vAttach": _attach,
+    b"vRun": _run,
+    b"R": _restart,
     b"vMustReplyEmpty": _unknown,
     b"QStartNoAckMode": _no_acks,
     **queries.HANDLERS,

@@ -109,5 +109,6 @@ def _i386() -> Description:
 
 AMD64 = _amd64()
 I386 = _i386()
+I8086 = I386.replace(architecture="i8086")  # no other has gdb disassemble 16-bit code: it takes `set architecture i8086` for words only
 NAMES = tuple(each.source for each in AMD64.registers)
 """What ``Target.read_registers`` may give."""

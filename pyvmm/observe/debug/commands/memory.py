@@ -135,7 +135,7 @@ def _examine(session: Session, line: Line, physical: bool) -> Reply:
         if session.examined is not None and session.examined[0].startswith(f"{name}/"):
             address = session.examined[1]
         elif letter == "i" and not physical:
-            address = number("$rip", session)
+            address = number("$pc", session)
         else:
             raise CommandError("give an address", usage=True)
     else:
@@ -221,7 +221,7 @@ def _escaped(data: bytes) -> str:
 # --- pagewalk --------------------------------------------------------------------------------------------------------
 def _pagewalk(session: Session, line: Line) -> Reply:
     if not line.text:
-        raise CommandError("give a linear address: $rip, main, 0xffffffff81000000", usage=True)
+        raise CommandError("give a linear address: $pc, main, 0xffffffff81000000", usage=True)
     lines, data = page_walk(session, number(line.text.removeprefix("*"), session), line.style)
     return Reply(text="\n".join(lines), data=data)
 

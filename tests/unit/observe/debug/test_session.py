@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -568,6 +568,24 @@ def test_names_from_the_kernel_in_memory_and_from_a_file(subject: FakeSubject, t
     reply = session.execute(f"symbol-file {chart}")
     assert reply.error and "no symbols in it" in reply.text
     assert session.symbol("begin") == (0x7C00, 0)
+
+
+def test_pc_is_where_the_next_instruction_is_in_real_mode_as_well() -> None:
+    class Segmented(FakeSubject):
+        def sregs(self, vcpu: int) -> Any:
+            found = super().sregs(vcpu)
+            found.cs.selector, found.cs.base = 0x7B0, 0x7B00
+            return found
+
+        def regs(self, vcpu: int) -> Any:
+            found = super().regs(vcpu)
+            found.rip -= 0x7B00
+            return found
+
+    session = Session(Segmented(), Symbols())
+    assert do(session, "p/x $rip").text.endswith("0x100") and do(session, "p/x $pc").text.endswith("0x7c00")
+    code = do(session, "x/2i").text
+    assert "0x7c00" in code and code == do(session, "x/2i $pc").text
 
 
 def test_without_history_nothing_is_said_of_a_way_back() -> None:

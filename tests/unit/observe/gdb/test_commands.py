@@ -61,7 +61,8 @@ def test_only_what_exists_is_announced(client: Client, fake: FakeTarget) -> None
         (b"_M1000,rwx", b""),
         (b"_m1000", b""),
         (b"A4,0,6162", b""),
-        (b"vRun;6162", b""),
+        # gdb takes "" for a hint to send R, which has no reply (E.2), and misreads all that follows
+        (b"vRun;", b"E.a machine is not run from gdb: end pyvmm and start it again"),
         (b"QSetDisableASLR:1", b""),
         (b"vNobodyKnows;1", b""),
         (b"\xff\x00", b""),
@@ -318,6 +319,11 @@ def test_detach_and_attach_again(client: Client, fake: FakeTarget) -> None:
 def test_kill(client: Client, fake: FakeTarget) -> None:
     client.send(b"k")
     assert fake.killed and client.session.over and client.replies() == [b"X09"]  # LLDB calls it a failure without
+
+
+def test_a_restart_has_no_reply(client: Client, fake: FakeTarget) -> None:
+    client.send(b"R0")
+    assert not client.replies() and not fake.killed and client.ask(b"qC") == b"QC1"
 
 
 def test_kill_by_process(client: Client, fake: FakeTarget) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pyvmm.observe.gdb.registers import I386
+from pyvmm.observe.gdb.registers import I386, I8086
 from pyvmm.observe.gdb.server import Address, GdbServer
 from pyvmm.observe.gdb.target import TargetError
 from tests.support.gdb_target import HLT, INC, NOP, FakeTarget
@@ -185,3 +185,10 @@ def test_gdb_with_a_32_bit_program(tmp_path: Path) -> None:
     for text in ("eax            0x7 ", "eip            0x1000 ", "0x00001001 in ?? ()", "{0, 0}", "[ PE MP ET NE WP AM PG ]"):
         assert text in output, output
     assert "warning: Selected architecture" not in output and fake.registers[0]["rax"] == 9
+
+
+def test_16_bit_code_is_disassembled_as_such(tmp_path: Path) -> None:
+    """``set architecture i8086`` does it with no description but its own: with AMD64 gdb refuses it, with I386 it changes nothing."""
+    output = Run(FakeTarget(b"\x31\xc0\xbe\x29\x7c\xf4"), tmp_path, "x/3i $pc", "p $eip", "detach", description=I8086).output()
+    for text in ("xor    %ax,%ax", "mov    $0x7c29,%si", "hlt", "(void (*)()) 0x1000"):
+        assert text in output, output

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from pyvmm.observe.gdb import target_xml
-from pyvmm.observe.gdb.registers import AMD64, I386, NAMES, Description
+from pyvmm.observe.gdb.registers import AMD64, I386, I8086, NAMES, Description
 
 
 def test_gdbs_numbers() -> None:
@@ -31,7 +31,7 @@ def test_a_wide_value_is_cut() -> None:
     assert I386.registers[0].encode(None) == bytes(4)
 
 
-@pytest.mark.parametrize("description", [AMD64, I386], ids=lambda each: each.architecture)
+@pytest.mark.parametrize("description", [AMD64, I386, I8086], ids=lambda each: each.architecture)
 def test_the_document(description: Description) -> None:
     root = ET.fromstring(target_xml.document(description))
     assert root.findtext("architecture") == description.architecture
