@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +144,24 @@ def test_two_processes_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture
     assert side_by_side.run([str(tests)], 2, shares[1]) == 1
     out = capfd.readouterr().out
     assert "::test_second\n" in out and "3 passed, 1 failed, of 4 tests, in 2 processes" in out
+
+
+def test_each_file_is_rewritten_once_before_the_processes_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / f"test_{name}.py" for name in ("one", "two", "three")]
+    for file in files:
+        file.write_text(f"def test_{file.stem}_it():\n    assert True\n")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    side_by_side.prepare(files, 2)
+    assert side_by_side.unprepared(files) == files, "nothing can be kept"
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    side_by_side.prepare(files, 2)
+    assert side_by_side.unprepared(files) == [], "the name is as this pytest has it"
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("nothing is left to do"))
+    side_by_side.prepare(files, 2)
+
+
+def test_what_is_prepared_is_what_is_run() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert list(side_by_side.TESTS) == tomllib.load(file)["tool"]["pytest"]["ini_options"]["testpaths"]
