@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.observe.debug.session import Session
 
 _MOST_WATCHED = 4096  # bytes
+_PINS = 24  # of the I/O APIC: interrupt lines a device can have
 _DIRECTIONS = {
     "read": READ, "r": READ, "in": READ, "load": READ, "write": WRITE, "w": WRITE, "out": WRITE, "store": WRITE,
     "access": "", "rw": "", "any": "",
@@ -75,8 +76,8 @@ def _range(session: Session, text: str, rest: str, kind: str, limit: int) -> tup
 
 def _irq(session: Session, text: str, rest: str) -> tuple[Breakpoint, str]:
     line = number(rest, session) if rest else -1
-    if not 0 <= line < 4096:
-        raise CommandError("which interrupt line? a GSI: 4 is COM1's, 0 the timer's", usage=True)
+    if not 0 <= line < _PINS:
+        raise CommandError(f"which interrupt line? 0 to {_PINS - 1}: 4 is COM1's, 0 the timer's", usage=True)
     return Breakpoint(kind=LINE, first=line, last=line, text=text), ""
 
 
@@ -110,6 +111,9 @@ def watched(session: Session, text: str, direction: str) -> tuple[Breakpoint, st
     """What ``watch`` takes: likewise. Raises CommandError."""
     place = session.places.find(text) if session.symbol(text) is None else None
     if place is not None:
+        if place.direction and direction not in ("", place.direction):
+            only, how = ("read", "rwatch") if place.direction == READ else ("written", "watch")
+            raise CommandError(f"{text} is only {only}: {how} stops at that")
         found = Breakpoint(kind=place.kind, first=place.first, last=place.last, direction=direction, text=text)
         return found, place.condition
     value, rest = prefix(text, session)

@@ -68,6 +68,8 @@ def _history(session: Session, line: Line) -> Reply:
     if len(words) > 2:
         raise CommandError("give how many, and perhaps the exit they end with", usage=True)
     many = min(number(words[0], session), _MOST) if words else _LINES
+    if not many:
+        raise CommandError("0: give how many exits, from 1", usage=True)
     now = session.at().exit
     last = (
         min(number(words[1], session), subject.last.exit)

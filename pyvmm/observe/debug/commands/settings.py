@@ -58,7 +58,7 @@ def _vcpu(session: Session, line: Line) -> Reply:
         return Reply(text=f"vCPU {session.vcpu} of {session.subject.vcpus}", data={"vcpu": session.vcpu})
     which = number(line.one("a number"), session)
     if which >= session.subject.vcpus:
-        raise CommandError(f"there is no vCPU {which}: 0 to {session.subject.vcpus - 1}")
+        raise CommandError(f"there is no vCPU {line.text[:40]}: 0 to {session.subject.vcpus - 1}")
     return _choose(session, which)
 
 

@@ -144,6 +144,7 @@ def test_a_screen_is_a_screen(session: Session, width: int) -> None:
         ("b port 0x3f8+8 read 0x60", ("port", 0x3F8, 0x3FF, "r", 0x60)),
         ("b mmio 0xfe000000-0xfe000fff write", ("mmio", 0xFE000000, 0xFE000FFF, "w", None)),
         ("b irq 4", ("line", 4, 4, "", None)),
+        ("b irq 23", ("line", 23, 23, "", None)),
         ("b serial0.THR", ("port", 0x3F8, 0x3F8, "w", None)),
         ("b com1.lsr", ("port", 0x3FD, 0x3FD, "r", None)),
         ("b serial0.LCR = 0x80", ("port", 0x3FB, 0x3FB, "", 0x80)),
@@ -439,7 +440,11 @@ WRONG = [
     ("b serial0.XYZ", "no register 'XYZ'"),
     ("b serial0.TRH", "did you mean THR"),
     ("b irq", "which interrupt line"),
-    ("b irq 5000", "which interrupt"),
+    ("b irq 24", "0 to 23"),
+    ("watch serial0.LSR", "is only read: rwatch"),
+    ("rwatch serial0.THR", "is only written: watch"),
+    ("history 0", "from 1"),
+    ("vcpu -1", "no vCPU -1"),
     ("b vector 256", "which vector"),
     ("b vector 8", "no handler"),
     ("b main if", "must follow"),
@@ -568,6 +573,11 @@ def test_names_from_the_kernel_in_memory_and_from_a_file(subject: FakeSubject, t
     reply = session.execute(f"symbol-file {chart}")
     assert reply.error and "no symbols in it" in reply.text
     assert session.symbol("begin") == (0x7C00, 0)
+
+
+def test_a_register_that_begins_behind_an_address_is_not_there(session: Session) -> None:
+    assert do(session, "break port 0x3fd write").text.endswith("write to port 0x3fd, COM1")  # LSR is read, SCR is at 0x3ff
+    assert do(session, "break port 0x3fd read").text.endswith("COM1 LSR")
 
 
 def test_pc_is_where_the_next_instruction_is_in_real_mode_as_well() -> None:
