@@ -132,7 +132,7 @@ class Mechanisms:
     def _choose_address(self, each: Breakpoint, sregs: Any) -> str:
         walk = paging.walk(self.machine.memory, sregs, each.first)
         ring3 = bool(sregs.cr0 & paging.CR0_PG) and walk.gpa is not None and walk.user
-        gpa = walk.gpa if walk.gpa is not None else self.physical(each.first)
+        gpa = walk.gpa if self._mapped(sregs, walk) else self.physical(each.first)
         in_ram = gpa is not None and self.machine.memory.contains(gpa, 1)
         modes, note = (abilities.ALL, "") if ring3 else (abilities.KERNEL, "")
         if ring3 and not abilities.able("steps", abilities.ALL):
@@ -146,7 +146,11 @@ class Mechanisms:
             return STEPS
         if in_ram and gpa is not None:
             return self._plant(each, gpa, _IN_AL_DX, TRAP + note)
-        return self._wait(each, walk)
+        return self._wait(each, sregs, walk)
+
+    def _mapped(self, sregs: Any, walk: paging.Walk) -> bool:
+        """Whether the address means something already. A 32-bit kernel's, beyond all RAM, does not while paging is off."""
+        return walk.gpa is not None and (bool(sregs.cr0 & paging.CR0_PG) or self.machine.memory.contains(walk.gpa, 1))
 
     def _in_image(self, linear: int) -> int | None:
         if self._guest is None:
@@ -170,12 +174,12 @@ class Mechanisms:
         if each.direction == conditions.READ:
             return _NO_READS
         if not self._compare(each, sregs):
-            return self._wait(each, paging.walk(self.machine.memory, sregs, each.first))
+            return self._wait(each, sregs, paging.walk(self.machine.memory, sregs, each.first))
         pages.update(gpa // 4096 for gpa, _ in self.watched[-1].pieces)
         return READ_ONLY + (" (writes only)" if each.direction != conditions.WRITE else "")
 
-    def _wait(self, each: Breakpoint, walk: paging.Walk) -> str:
-        if walk.gpa is not None:
+    def _wait(self, each: Breakpoint, sregs: Any, walk: paging.Walk) -> str:
+        if self._mapped(sregs, walk):
             return _NO_RAM
         self._waiting.append(each)
         return WAITING
@@ -322,7 +326,7 @@ class Mechanisms:
         if not self._waiting:
             return False
         sregs = self.machine.vcpus[index].get_sregs()
-        return any(paging.walk(self.machine.memory, sregs, each.first).gpa is not None for each in self._waiting)
+        return any(self._mapped(sregs, paging.walk(self.machine.memory, sregs, each.first)) for each in self._waiting)
 
 
 def aligned(start: int, end: int) -> Iterator[tuple[int, int]]:
