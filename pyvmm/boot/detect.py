@@ -7,7 +7,7 @@ Automatic detection asks these questions in this order; the first yes decides:
 2. Multiboot 1 header in the first 8 KiB (aligned, checksum right): ``multiboot``. Before ELF, because most Multiboot
    images are ELF files and expect boot information that a plain ELF start does not give.
 3. ELF with a Xen note of type 18 (PHYS32_ENTRY): ``pvh``. Before vmlinux: a 32-bit entry that is made for loaders.
-4. ELF with a note that names Linux: ``vmlinux``, started as by the 64-bit boot protocol.
+4. ELF with a note that names Linux: ``vmlinux``, started as by the 64-bit boot protocol, or the 32-bit one.
 5. any other ELF: ``elf``, by its class in protected or long mode.
 6. 0x55 0xAA at 510: ``flat16``, a boot sector. Last: two bytes are the weakest sign.
 
@@ -134,8 +134,6 @@ def _recognise_elf(image: Image) -> tuple[str, str]:
     if entry_of(image, parsed) is not None:
         return "pvh", "ELF with a Xen note 18 (PHYS32_ENTRY): PVH"
     # Linux's own notes (BUILD_SALT and the like), or XEN_ELFNOTE_GUEST_OS
-    if parsed.bits == 64 and any(
-        owner == b"Linux" or (owner, kind, text[:5]) == (b"Xen", 6, b"linux") for owner, kind, text in elf.notes(image, parsed)
-    ):
-        return "vmlinux", "ELF64 with a note that names Linux"
+    if any(owner == b"Linux" or (owner, kind, text[:5]) == (b"Xen", 6, b"linux") for owner, kind, text in elf.notes(image, parsed)):
+        return "vmlinux", f"ELF{parsed.bits} with a note that names Linux"
     return "elf", f"ELF{parsed.bits} by its magic and class"

@@ -88,9 +88,10 @@ def pvh(bits: int = 64, address: int = 16 * MIB, *, entry: int | None = None) ->
     return elf(bits, [(address, HLT, 0x2000)], entry=address, notes=notes, vaddr_offset=0 if bits == 32 else 0xFFFF_FFFF_8000_0000)
 
 
-def vmlinux(address: int = 16 * MIB) -> bytes:
-    """An ELF64 file with Linux's note, e_entry physical."""
-    return elf(64, [(address, HLT, 0x2000)], entry=address, notes=note(b"Linux\0", 0x100, b"\0"), vaddr_offset=0xFFFF_FFFF_8000_0000)
+def vmlinux(address: int = 16 * MIB, bits: int = 64) -> bytes:
+    """An ELF file with Linux's note, e_entry physical."""
+    high = 0xFFFF_FFFF_8000_0000 if bits == 64 else 0xC000_0000
+    return elf(bits, [(address, HLT, 0x2000)], entry=address, notes=note(b"Linux\0", 0x100, b"\0"), vaddr_offset=high)
 
 
 def bzimage(payload: bytes = HLT * 64, **fields: int) -> bytes:

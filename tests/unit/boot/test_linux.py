@@ -203,9 +203,16 @@ def test_a_vmlinux_starts_in_long_mode_with_boot_params(boot, initrd):
     assert params[0x1E8] == len(layout.e820(MEMORY))
 
 
-def test_a_vmlinux_is_64_bit(boot):
-    with pytest.raises(ImageError, match="takes a 64-bit kernel"):
-        boot(images.elf(32, [(MIB, images.HLT, 16)], entry=MIB), fmt="vmlinux")
+def test_a_32_bit_vmlinux_starts_in_protected_mode_with_boot_params(boot, initrd):
+    made = boot(images.vmlinux(bits=32), cmdline="quiet", initrd=str(initrd))
+    images.check_plan(made, MEMORY)
+    assert (made.format, made.mode, made.entry) == ("vmlinux", "protected", 16 * MIB)
+    assert made.state.rsi == layout.BOOT_PARAMS
+    params = page(made)
+    assert (get(params, "boot_flag"), params[0x202:0x206], get(params, "xloadflags")) == (0xAA55, b"HdrS", 0)
+    assert get(params, "ramdisk_image") == MEMORY - 8192
+    assert get(params, "initrd_addr_max") == 0x37FF_FFFF
+    assert images.memory_of(made, get(params, "cmd_line_ptr"), 6) == b"quiet\0"
 
 
 def test_a_vmlinux_command_line_is_bounded(boot):
