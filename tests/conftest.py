@@ -7,6 +7,7 @@ not every KVM can do (``@pytest.mark.kvm("paging32")``): that is found out by tr
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
@@ -39,3 +40,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for need in mark.args:
                 if not features.have(need):
                     item.add_marker(pytest.mark.skip(reason=f"this KVM cannot do: {need}"))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are a million objects that stay to the end: who asks the collector to look need not wait for all of them."""
+    gc.collect()
+    gc.freeze()
