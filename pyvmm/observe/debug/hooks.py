@@ -12,11 +12,13 @@ error shown: the guest lives.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from pyvmm import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from pyvmm.observe.debug.session import Session
@@ -52,7 +54,17 @@ class Hooks:
         self.on_exit: dict[str, Callable[[HookedExit], Any]] = {}
         self.on_stop: dict[str, Callable[[Stop], Any]] = {}
         self.globals: dict[str, Any] = {}  # of one-liners
+        self.busy = 0  # code of the user's is being executed
         self._notes: list[str] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Code of the user's is: Ctrl-C may have to end that, not the guest."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
 
     def take(self, name: str, namespace: dict[str, Any]) -> list[str]:
         """Adds what a file has defined, in place of what it defined before; returns the hooks' names."""
@@ -75,7 +87,8 @@ class Hooks:
         wanted = False
         for name, hook in list(self.on_exit.items()):
             try:
-                wanted = bool(hook(HookedExit(session, number))) or wanted
+                with self.running():
+                    wanted = bool(hook(HookedExit(session, number))) or wanted
             except Exception as error:
                 self._failed(name, "on_exit", error)
                 del self.on_exit[name]
@@ -86,7 +99,8 @@ class Hooks:
         """Tells all of a stop; returns what went wrong, here and before, in lines."""
         for name, hook in list(self.on_stop.items()):
             try:
-                hook(stop)
+                with self.running():
+                    hook(stop)
             except Exception as error:
                 self._failed(name, "on_stop", error)
                 del self.on_stop[name]

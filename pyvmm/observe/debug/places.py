@@ -94,7 +94,7 @@ class Places:
                     for write in (False, True):
                         if direction != (READ if write else WRITE):
                             found = registers.find(table, address - window.base - start, size, write)
-                            names += [each.name for each in found if not each.wrong_way and each.shift >= 0]  # not one that begins behind it
+                            names += [each.name for each in found if not each.wrong_way and each.shift >= 0]  # those behind it are not
         return f"{label(window)} {'/'.join(dict.fromkeys(names))}".rstrip()
 
     @staticmethod

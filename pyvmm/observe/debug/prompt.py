@@ -11,6 +11,7 @@ import sys
 from pyvmm.csignal import signal
 from pyvmm.observe.debug.completion import DELIMITERS, candidates
 from pyvmm.observe.debug.style import of_terminal
+from pyvmm.observe.debug.suspend import Suspension
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Prompt:
         self.leaving = False
         self._last = ""  # for an empty line
         self._interrupts = 0
+        self._editor: Editor | None = None
 
     @property
     def style(self) -> Style:
@@ -97,7 +99,8 @@ class Prompt:
                 if not self.do(line):
                     return
             if not self.batch:
-                self._converse()
+                with Suspension(self.source.fileno() if self.interactive else -1, self._come_back):
+                    self._converse()
         finally:
             if before is not None:
                 signal.signal(signal.SIGINT, before)
@@ -112,6 +115,8 @@ class Prompt:
         if self.moving:
             self.new_line()
             self.session.interrupt()
+            if self.session.hooks.busy and not self.session.subject.running:
+                raise KeyboardInterrupt  # in the user's Python, which may have a loop of its own
         elif self.reading:
             raise KeyboardInterrupt
 
@@ -134,9 +139,15 @@ class Prompt:
         except (OSError, ValueError, termios.error):
             pass  # no terminal
 
+    def _come_back(self) -> None:
+        """The shell has let us go on (``fg``), and has written on our line."""
+        if self.reading and self._editor is not None:
+            self.out.write(PROMPT + self._editor.typed())
+            self.out.flush()
+
     # --- reading -------------------------------------------------------------------------------------------------------
     def _converse(self) -> None:
-        editor = Editor(self.complete) if self.interactive else None
+        self._editor = editor = Editor(self.complete) if self.interactive else None
         try:
             while True:
                 line = self._read(editor)
@@ -165,6 +176,10 @@ class Prompt:
             self.out.write("\n")
             return None
         except KeyboardInterrupt:
+            if editor is not None and editor.typed():  # a line that is not wanted, and no wish to leave
+                self._interrupts = 0
+                self.out.write("\n")
+                return "#"
             self._interrupts += 1
             if self._interrupts > 1 or editor is None:
                 self.out.write("\n")
@@ -215,6 +230,10 @@ class Editor:
         if style.colour and self._readline is not None:
             prompt = f"\001\033[1;34m\002{prompt}\001\033[0m\002"  # \001 and \002: readline does not count what is between
         return input(prompt)
+
+    def typed(self) -> str:
+        """What stood on the line that ``read`` has not come to the end of."""
+        return self._readline.get_line_buffer() if self._readline is not None else ""
 
     def close(self) -> None:
         """Keeps the history for the next time; where that cannot be written, without."""

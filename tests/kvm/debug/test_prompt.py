@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import termios
@@ -119,9 +120,31 @@ def test_a_guest_that_makes_no_exits_is_interrupted() -> None:
         interrupt(screen)
         screen.expect(b"once more")
         screen.expect(READY)
+        screen.type(b"ste")
+        screen.expect(b"ste")
+        interrupt(screen)  # that line is not wanted, no more
+        assert b"once more" not in screen.expect(READY)
+        interrupt(screen)
+        screen.expect(b"once more")
+        screen.expect(READY)
         interrupt(screen)
         assert screen.end() == 0
         assert screen.modes() == screen.before
+
+
+def test_suspended_and_back_the_line_is_as_it_was() -> None:
+    with Screen("debug", "hello") as screen:
+        screen.expect(READY)
+        screen.type(b"info reg")
+        screen.expect(b"info reg")
+        screen.type(b"\x1a")
+        wait_until(lambda: Path(f"/proc/{screen.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
+        assert screen.modes() == screen.before, "the shell has its terminal"
+        screen.process.send_signal(signal.SIGCONT)
+        screen.expect(b"(pyvmm) info reg")
+        say(screen, b"isters r\tip", b"rip")
+        screen.type(b"q\r")
+        assert screen.end() == 0 and screen.modes() == screen.before
 
 
 def test_a_guest_asleep_for_ever_is_told_of(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _run(session: Session, text: str, name: str, space: dict[str, Any]) -> Reply
     """Executes text; an expression's value is shown."""
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), session.hooks.running():
             try:
                 code = compile(text, name, "eval")
             except SyntaxError:

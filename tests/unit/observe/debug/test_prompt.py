@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import threading
+import time
 
 import pytest
 
@@ -36,6 +39,13 @@ def test_quit_ends_it() -> None:
 def test_an_error_is_told_and_the_next_line_read() -> None:
     prompt, said = run("nonsense\nprint 1\n")
     assert said == "no command 'nonsense': help lists them\n$1 = 0x1\n" and prompt.failed
+
+
+def test_control_c_ends_python_that_waits() -> None:
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    _, said = run("", ["python import time; time.sleep(30)", "print 1"])
+    assert said == "python: interrupted\n$1 = 0x1\n" and time.monotonic() - began < 20
 
 
 def test_batch_reads_nothing_and_ends_at_the_first_error() -> None:
