@@ -16,7 +16,7 @@ from pyvmm.devices.pci.bus import PciBus
 from pyvmm.devices.pci.host import HostBridge
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.serial import Serial
-from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
+from pyvmm.devices.system_ports import BochsShutdown, KeyboardReset, PostPort, ResetControl, SystemPortA
 from pyvmm.errors import ConfigError, KvmError
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.console import Console
     from pyvmm.bus import Mapping
-    from pyvmm.config import Config, DeviceConfig
+    from pyvmm.config import DeviceConfig
     from pyvmm.machine import Machine
 
 _CARDS = ("virtio-", "e1000")  # how names begin that are cards.py's
@@ -38,6 +38,7 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         ConfigError: a ``-device`` has a bad option, or two devices want the same ports.
     """
     config, lines, stop, loop, clock = machine.config, machine.lines, machine.request_stop, machine.loop, machine.clock
+    firmware = _firmware(machine)
 
     def port(base: int, length: int, device: Any, width: int = 4) -> Mapping:
         machine.devices[device.name] = device
@@ -55,19 +56,22 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         if index == 0 and machine.coalesced is not None:
             CoalescedSerial(machine.coalesced, mapping, serial)
     pm = AcpiPm(lines.source(layout.IRQ_SCI), stop, clock, clock.make_timer, machine.suspend, machine.wake)
-    port(layout.PORT_ACPI_PM, PM_LENGTH, pm)
+    port(firmware.PORT_PM if firmware else layout.PORT_ACPI_PM, PM_LENGTH, pm)
     rtc = Rtc(lines.source(layout.IRQ_RTC), time_ns, clock, clock.make_timer, config.memory, config.smp, pm.rtc_alarm)
     port(layout.PORT_CMOS, 2, rtc, width=1)
-    keyboard = I8042(lines.source(layout.IRQ_KEYBOARD), stop)
-    port(layout.PORT_I8042_DATA, 1, keyboard, width=1)
-    machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
+    if firmware is None or firmware.KEYBOARD:
+        keyboard = I8042(lines.source(layout.IRQ_KEYBOARD), stop)
+        port(layout.PORT_I8042_DATA, 1, keyboard, width=1)
+        machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
+    else:
+        port(layout.PORT_I8042_COMMAND, 1, KeyboardReset(stop), width=1)
     port(layout.PORT_POST, 1, PostPort(), width=1)
     port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
-    ram = [(region.gpa, region.size) for region in machine.memory.regions]
+    ram = [(region.gpa, region.size) for region in machine.memory.regions] + [(machine.plan.kernel_pages, 4 * layout.PAGE)]
     pci = machine.pci = PciBus(machine.ports, machine.mmio, ResetControl(stop), lambda line: lines.source(layout.PCI_IRQS[line]), ram)
     port(layout.PORT_PCI_CONFIG, 8, pci)
-    firmware = _firmware(config)
-    pci.plug(HostBridge(firmware.SUBSYSTEM) if firmware else HostBridge(), 0)
+    for function, slot, number in firmware.bridges() if firmware else [(HostBridge(), 0, 0)]:
+        pci.plug(function, slot, number)
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
     fw_cfg = FwCfg(machine.memory, config.smp)
     port(layout.PORT_FW_CFG, FW_CFG_LENGTH, fw_cfg, width=8)
@@ -91,15 +95,16 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         pci.hold_lines()
         for name, data in firmware.files(config, machine.cards.slots if machine.cards else []).items():
             fw_cfg.add_file(name, data)
+        firmware.follow(fw_cfg, pci, config)
 
 
-def _firmware(config: Config) -> Any:
+def _firmware(machine: Machine) -> Any:
     """The module for machines that start with one; None for others, which need not load it."""
-    if config.boot.fmt != "bios":
+    if machine.config.boot.fmt != "bios":
         return None
-    from pyvmm.boot import firmware
+    from pyvmm.boot import firmware, uefi
 
-    return firmware
+    return uefi if machine.plan.format == uefi.FORMAT else firmware
 
 
 def _optional(machine: Machine, device: DeviceConfig) -> None:

@@ -3,7 +3,8 @@
     gpa
     end of RAM+     16 GiB PCI memory window above 4 GiB, from the next GiB
     0x1_0000_0000+  high RAM: what does not fit below the hole            (RAM)
-    0xFFFC_0000     a firmware's ROM, with -bios, to the end of 4 GiB      (ROM; a copy ends at 1 MiB, in RAM)
+    0xFFFC_0000     a BIOS's ROM, with -bios, to the end of 4 GiB          (ROM; a copy ends at 1 MiB, in RAM)
+    0xFF80_0000     or a UEFI firmware's, which may begin here             (ROM; the four pages below are at 0xFEFF_C000 then)
     0xFFFB_D000     3 pages for Intel's TSS in real mode                  (kernel, KVM_SET_TSS_ADDR)
     0xFFFB_C000     1 page for Intel's identity map in real mode          (kernel, KVM_SET_IDENTITY_MAP_ADDR)
     0xFF00_0000     64 KiB iomem of pc-testdev                            (device, optional)
@@ -49,7 +50,9 @@ IOAPIC = 0xFEC0_0000
 LAPIC = 0xFEE0_0000
 TESTDEV_IOMEM = 0xFF00_0000
 IDENTITY_MAP = 0xFFFB_C000
-TSS = 0xFFFB_D000
+TSS = IDENTITY_MAP + PAGE
+UEFI_ROM = 0xFF80_0000  # no UEFI firmware's ROM begins below
+UEFI_IDENTITY_MAP = 0xFEFF_C000  # where the two are on a machine with one, the TSS a page behind
 KERNEL_MEMORY = ((IOAPIC, PAGE), (LAPIC, PAGE), (IDENTITY_MAP, PAGE), (TSS, 3 * PAGE))  # KVM answers here: nothing else can
 
 # --- boot structures in low RAM (each boot path uses its own; none overlaps) ------------------------------------------
@@ -75,6 +78,7 @@ PORT_DEBUG_EXIT = 0xF4
 PORT_DEBUGCON_BIOS = 0x402
 PORT_FW_CFG = 0x510
 PORT_ACPI_PM = 0x600  # PM1a event block +0, PM1a control +4, PM timer +8
+PORT_ACPI_PM_UEFI = 0xB000  # the same with a UEFI firmware, which knows chip sets that have it there
 PORT_PCI_CONFIG = 0xCF8  # address +0, doublewords only; data +4
 PORT_RESET_CONTROL = 0xCF9  # bytes only
 PORT_BOCHS_SHUTDOWN = 0x8900

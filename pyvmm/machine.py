@@ -147,8 +147,8 @@ class Machine:
     def _build_kernel_side(self) -> None:
         options = dict(self.config.machine)
         vm = self.vm
-        vm.set_identity_map_addr(layout.IDENTITY_MAP)  # Intel: before the first vCPU
-        vm.set_tss_addr(layout.TSS)
+        vm.set_identity_map_addr(self.plan.kernel_pages)  # Intel: before the first vCPU
+        vm.set_tss_addr(self.plan.kernel_pages + layout.PAGE)
         # Slots first: once there is an irqchip, each waits for the kernel to quiesce (SRCU; median 4 ms until the guest starts)
         for slot in self.memory.slots:
             vm.set_memory_region(slot.number, slot.gpa, slot.size, slot.host_address, slot.flags)
@@ -184,7 +184,7 @@ class Machine:
             self.vcpus.append(vcpu)
             self._idents.append(0)
             vcpu.set_cpuid(model.leaves(index))
-            vcpu.set_msrs({_MTRR_DEF_TYPE: _MTRR_WRITE_BACK})
+            vcpu.set_msrs({_MTRR_DEF_TYPE: 0 if self.plan.format == "uefi" else _MTRR_WRITE_BACK})  # OVMF sets them, from 0
             vcpu.use_signal_mask(_ALL_SIGNALS & ~(1 << KICK - 1))
             self.runloops.append(
                 RunLoop(

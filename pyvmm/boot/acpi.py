@@ -16,6 +16,7 @@ from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.boot.dsdt import Windows
     from pyvmm.config import Config
 
 RSDP = layout.BIOS_AREA  # guests search 0xE0000..0xFFFFF in steps of 16
@@ -66,8 +67,8 @@ def acpi_tables(config: Config) -> tuple[int, bytes]:
     return RSDP, tables.rsdp.ljust(FACS - RSDP, b"\0") + tables.block
 
 
-def tables_at(config: Config, base: int) -> Tables:
-    """The tables for an address that is a multiple of 64, as the FACS must stand."""
+def tables_at(config: Config, base: int, windows: Windows | None = None) -> Tables:
+    """The tables for an address that is a multiple of 64, as the FACS must stand; with other PCI windows than ours, if any."""
     block = bytearray()
 
     def add(table: bytes) -> int:
@@ -77,8 +78,8 @@ def tables_at(config: Config, base: int) -> Tables:
         return at
 
     facs_at = add(facs())
-    dsdt_at = add(table(b"DSDT", 2, dsdt(config)))
-    fadt_at = add(fadt(facs_at, dsdt_at))
+    dsdt_at = add(table(b"DSDT", 2, dsdt(config, windows)))
+    fadt_at = add(fadt(facs_at, dsdt_at, layout.PORT_ACPI_PM_UEFI if config.boot.fmt == "uefi" else layout.PORT_ACPI_PM))
     listed = [fadt_at, add(madt(config))]
     rsdt_at = add(table(b"RSDT", 1, pack(f"<{len(listed)}I", *listed)))
     xsdt_at = add(table(b"XSDT", 1, pack(f"<{len(listed)}Q", *listed)))
@@ -116,9 +117,9 @@ def madt(config: Config) -> bytes:
     return table(b"APIC", 5, pack("<II", layout.LAPIC, PCAT_COMPAT) + b"".join(entries))
 
 
-def fadt(facs_at: int, dsdt_at: int) -> bytes:
-    """The fixed hardware, 276 bytes (revision 6). Field order is that of table 5-9."""
-    event, control, timer = layout.PORT_ACPI_PM, layout.PORT_ACPI_PM + 4, layout.PORT_ACPI_PM + 8
+def fadt(facs_at: int, dsdt_at: int, event: int = layout.PORT_ACPI_PM) -> bytes:
+    """The fixed hardware, 276 bytes (revision 6), its ports from ``event`` on. Field order is that of table 5-9."""
+    control, timer = event + 4, event + 8
     body = pack(
         "<IIBBHIBBBB",
         facs_at,

@@ -120,7 +120,8 @@ def recognise(image: Image, fmt: str = "auto") -> tuple[str, str]:
         return "flat16", "boot sector: 0x55 0xaa at 510"
     if MULTIBOOT2_MAGIC.to_bytes(4, "little") in head:
         raise image.error("is a Multiboot 2 image; pyvmm speaks Multiboot 1: add its header")
-    if not len(image) % (64 * layout.KIB) and image.data[-16] in (0xE9, 0xEA):  # a jump at the reset vector
+    is_volume = bytes(image.data[40:44]) == b"_FVH"  # of UEFI's
+    if is_volume or not len(image) % (64 * layout.KIB) and image.data[-16] in (0xE9, 0xEA):  # a jump at the reset vector
         raise image.error("looks like a PC firmware: give it as -bios")
     raise image.error("not recognised as bzImage, Multiboot, ELF or boot sector; for raw code give --format flat16, flat32 or flat64")
 

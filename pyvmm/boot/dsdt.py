@@ -25,35 +25,38 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.config import Config
 
+    Windows = tuple[tuple[int, int], tuple[int, int]]  # PCI memory below and above 4 GiB: (first, first behind)
+
 _PINS = (b"\0", b"\1", b"\x0a\2", b"\x0a\3")  # 0 to 3 as AML integers
 SLEEP_TYPE_S5 = 0  # SLP_TYP written to PM1a control for power-off
 
 
-def dsdt(config: Config) -> bytes:
-    """The DSDT's AML, without the table header."""
+def dsdt(config: Config, windows: Windows | None = None) -> bytes:
+    """The DSDT's AML, without the table header; as long whatever the PCI windows are."""
     return (
         name("\\_S5", package(SLEEP_TYPE_S5, SLEEP_TYPE_S5, 0, 0))
-        + scope("\\_SB", pci_root(config), *isa_devices(config), *virtio_mmio(config))
+        + scope("\\_SB", pci_root(config, windows), *isa_devices(config), *virtio_mmio(config))
     )
 
 
-def pci_root(config: Config) -> bytes:
+def pci_root(config: Config, windows: Windows | None = None) -> bytes:
     """The PCI bus: number, windows, and where its interrupts go (6.2.13), the same for both interrupt controllers."""
-    first_64, end_64 = layout.pci_memory_64(config.memory)
-    windows = (
+    low_end = layout.IOAPIC if config.boot.fmt == "bios" else layout.PCI_MEMORY_END
+    (low, low_end), (high, high_end) = windows or ((layout.PCI_MEMORY, low_end), layout.pci_memory_64(config.memory))
+    ranges = (
         bus_numbers(0, 0),
         io(layout.PORT_PCI_CONFIG, 8),
         io_window(0, layout.PORT_PCI_CONFIG - 1),
         io_window(layout.PORT_PCI_CONFIG + 8, 0xFFFF),
-        memory_window(layout.PCI_MEMORY, (layout.IOAPIC if config.boot.fmt == "bios" else layout.PCI_MEMORY_END) - 1),
-        memory_window(first_64, end_64 - 1),
+        memory_window(low, low_end - 1),
+        memory_window(high, high_end - 1),
     )
     return device(
         "PCI0",
         name("_HID", eisa_id("PNP0A03")),
         name("_UID", 0),
         name("_BBN", 0),
-        name("_CRS", resources(*windows)),
+        name("_CRS", resources(*ranges)),
         name("_PRT", _routing(layout.PCI_IRQS)),
     )
 

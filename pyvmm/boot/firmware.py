@@ -15,14 +15,19 @@ from pyvmm import layout
 from pyvmm.boot.cpu import real_mode
 from pyvmm.boot.image import open_image
 from pyvmm.boot.plan import BootPlan, Placement, ram_text
+from pyvmm.devices.pci.host import HostBridge
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvmm.boot.dsdt import Windows
     from pyvmm.boot.image import Image
     from pyvmm.config import Config, DeviceConfig
+    from pyvmm.devices.fw_cfg import FwCfg
+    from pyvmm.devices.pci.bus import PciBus
+    from pyvmm.devices.pci.function import PciFunction
 
 FORMAT = "bios"
 UNIT = 64 * layout.KIB
@@ -41,6 +46,8 @@ LOADER, TABLES, RSDP = "etc/table-loader", "etc/acpi/tables", "etc/acpi/rsdp"
 CMOS_BOOT_ORDER, CMOS_BOOT_THIRD = 0x3D, 0x38
 ORDER = "acdn"  # floppy, disk, CD, network: 1 to 4
 KEY_BOOT_MENU, KEY_IRQ0_OVERRIDE = 0x0E, 0x8002
+PORT_PM = layout.PORT_ACPI_PM
+KEYBOARD = True  # there is a controller for one
 
 
 def plan(image: Image, config: Config, rule: str) -> BootPlan:
@@ -52,11 +59,15 @@ def plan(image: Image, config: Config, rule: str) -> BootPlan:
     boot = config.boot
     if boot.initrd or boot.cmdline or boot.address is not None or boot.entry is not None:
         raise ConfigError("-initrd, -append, -address and -entry do not go with firmware: it starts what is on a disk")
+    from pyvmm.boot import uefi
+
+    if uefi.fits(image):
+        return uefi.plan(image, config, rule)
     size = len(image)
     if size % UNIT or size > ROM_MAX:
         raise image.error(
             f"{ram_text(size)} are no PC firmware: it has a multiple of 64 KiB, at most {ram_text(ROM_MAX)} "
-            "(Debian's package seabios: /usr/share/seabios/bios-256k.bin)"
+            "(Debian's package seabios: /usr/share/seabios/bios-256k.bin), or begins with a firmware volume, for UEFI"
         )
     if config.memory < MEMORY_MIN:
         raise ConfigError(f"{ram_text(config.memory)} of guest memory are too little for firmware: give -m at least 4M")
@@ -89,35 +100,44 @@ def cmos(config: Config) -> dict[int, int]:
     return {CMOS_BOOT_ORDER: kinds[0] | kinds[1] << 4, CMOS_BOOT_THIRD: kinds[2] << 4}
 
 
-def files(config: Config, cards: Sequence[tuple[DeviceConfig, int]] = ()) -> dict[str, bytes]:
+def bridges() -> list[tuple[PciFunction, int, int]]:
+    """What is on the PCI bus before any card: functions with their slots and numbers."""
+    return [(HostBridge(SUBSYSTEM), 0, 0)]
+
+
+def files(config: Config, cards: Sequence[tuple[DeviceConfig, int]] = (), kernel_pages: int = layout.IDENTITY_MAP) -> dict[str, bytes]:
     """Named items of fw_cfg: memory, ACPI tables unless there are none, and what the user says of cards.
 
     Args:
         cards: those on PCI, with their slots.
+        kernel_pages: as in the plan.
 
     Raises:
         ImageError: a ``romfile`` is none. ConfigError: a ``bootindex`` is none, or two have the same.
     """
     ram = [(gpa, size, layout.E820_RAM) for gpa, size in layout.ram_regions(config.memory)]
-    ram.append((layout.IDENTITY_MAP, 4 * layout.PAGE, layout.E820_RESERVED))
+    ram.append((kernel_pages, 4 * layout.PAGE, layout.E820_RESERVED))
     found = {"etc/e820": b"".join(pack("<QQI", *entry) for entry in ram), **_of_cards(cards)}
     if config.acpi:
-        from pyvmm.boot.acpi import tables_at
-
-        tables = tables_at(config, 0)
-        found[TABLES], found[RSDP] = tables.block, tables.rsdp
-        found[LOADER] = b"".join(
-            [
-                _command(ALLOCATE, _name(TABLES), pack("<IB", 64, ZONE_HIGH)),  # 64: the FACS
-                _command(ALLOCATE, _name(RSDP), pack("<IB", 16, ZONE_FSEG)),
-                *(_command(ADD_POINTER, _name(TABLES), _name(TABLES), pack("<IB", at, size)) for at, size in tables.pointers),
-                *(_command(ADD_POINTER, _name(RSDP), _name(TABLES), pack("<IB", at, size)) for at, size in ((16, 4), (24, 8))),
-                *(_command(ADD_CHECKSUM, _name(TABLES), pack("<III", at + 9, at, length)) for at, length in tables.summed),
-                _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 8, 0, 20)),  # ACPI 1.0's, then all of it
-                _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 32, 0, 36)),
-            ]
-        )
+        found |= acpi_files(config)
     return found
+
+
+def acpi_files(config: Config, windows: Windows | None = None) -> dict[str, bytes]:
+    """The ACPI tables and the script that places them; as long whatever the PCI windows are."""
+    from pyvmm.boot.acpi import tables_at
+
+    tables = tables_at(config, 0, windows)
+    script = [
+        _command(ALLOCATE, _name(TABLES), pack("<IB", 64, ZONE_HIGH)),  # 64: the FACS
+        _command(ALLOCATE, _name(RSDP), pack("<IB", 16, ZONE_FSEG)),
+        *(_command(ADD_POINTER, _name(TABLES), _name(TABLES), pack("<IB", at, size)) for at, size in tables.pointers),
+        *(_command(ADD_POINTER, _name(RSDP), _name(TABLES), pack("<IB", at, size)) for at, size in ((16, 4), (24, 8))),
+        *(_command(ADD_CHECKSUM, _name(TABLES), pack("<III", at + 9, at, length)) for at, length in tables.summed),
+        _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 8, 0, 20)),  # ACPI 1.0's, then all of it
+        _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 32, 0, 36)),
+    ]
+    return {TABLES: tables.block, RSDP: tables.rsdp, LOADER: b"".join(script)}
 
 
 def _of_cards(cards: Sequence[tuple[DeviceConfig, int]]) -> dict[str, bytes]:
@@ -146,6 +166,10 @@ def _option_rom(path: str) -> bytes:
     if data[:2] != OPTION_ROM or len(data) % OPTION_ROM_UNIT or len(data) > OPTION_ROM_MAX:
         raise image.error("is no option ROM for a BIOS: it begins with 0x55 0xaa and has at most 128 KiB (efi-*.rom are for UEFI)")
     return data
+
+
+def follow(fw_cfg: FwCfg, pci: PciBus, config: Config) -> None:
+    """SeaBIOS keeps to our windows, or to the DSDT's: nothing is to be done."""
 
 
 def _name(file: str) -> bytes:

@@ -39,8 +39,7 @@ def describe(path: str, fmt: str = "auto") -> list[str]:
             raise
         return [*lines, f"cannot boot: {str(error).removeprefix(image.path + ': ')}"]
     lines += [f"entry    {plan.entry:#x} in {plan.mode} mode", *plan.notes]
-    used = max(gpa + len(data) for gpa, data in plan.writes)
-    used = max([used, *(gpa + length for gpa, length in plan.zero)])
+    used = max([0, *(gpa + len(data) for gpa, data in plan.writes), *(gpa + length for gpa, length in plan.zero)])
     return [*lines, f"memory   {len(plan.writes)} ranges to {used:#x}, {sum(length for _, length in plan.zero)} bytes to clear"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.errors import ImageError
-from pyvmm.layout import ram_regions
+from pyvmm.layout import IDENTITY_MAP, ram_regions
 from pyvmm.record import Record
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ class BootPlan(Record):
     """Memory contents and CPU state that start a guest.
 
     Fields:
-        format: "flat16", "flat32", "flat64", "elf32", "elf64", "multiboot", "pvh", "linux", "linux32", "vmlinux" or "bios".
+        format: "flat16", "flat32", "flat64", "elf32", "elf64", "multiboot", "pvh", "linux", "linux32", "vmlinux", "bios" or "uefi".
         rule: one line: by which rule the format was recognised.
         mode: "real", "protected" or "long".
         entry: linear address of the first instruction.
@@ -27,6 +27,7 @@ class BootPlan(Record):
         notes: lines for ``pyvmm inspect``.
         bios: the guest may rely on what a BIOS leaves: the PIT ticks (its vectors in memory are among ``writes``).
         rom: what stands at the end of the first 4 GiB, read-only for the guest.
+        kernel_pages: where the four pages are that KVM wants on Intel: one for an identity map, three for a TSS.
     """
 
     format: str
@@ -39,6 +40,7 @@ class BootPlan(Record):
     notes: list[str]
     bios: bool = False
     rom: Data = b""
+    kernel_pages: int = IDENTITY_MAP
 
 
 class Placement:

@@ -12,7 +12,11 @@ DEVICES = (
     ("16550A serial port", f"COM1-COM4 at {', '.join(map(hex, layout.SERIAL_PORTS))}, IRQ 4, 3, 4, 3", "serial_regs:REGISTERS"),
     ("CMOS and real-time clock", f"ports {layout.PORT_CMOS:#x}-{layout.PORT_CMOS + 1:#x}, IRQ {layout.IRQ_RTC}", "rtc_regs:REGISTERS"),
     ("Keyboard controller", f"ports {layout.PORT_I8042_DATA:#x} and {layout.PORT_I8042_COMMAND:#x}, IRQ 1", "i8042_regs:REGISTERS"),
-    ("ACPI power management", f"ports from {layout.PORT_ACPI_PM:#x}, IRQ {layout.IRQ_SCI} (SCI)", "acpi_pm_regs:REGISTERS"),
+    (
+        "ACPI power management",
+        f"ports from {layout.PORT_ACPI_PM:#x} ({layout.PORT_ACPI_PM_UEFI:#x} with UEFI firmware), IRQ {layout.IRQ_SCI} (SCI)",
+        "acpi_pm_regs:REGISTERS",
+    ),
     ("PCI bus", f"ports {layout.PORT_PCI_CONFIG:#x}-{layout.PORT_PCI_CONFIG + 7:#x}, bus 0 only", "pci.bus_regs:REGISTERS"),
     ("PCI function: configuration header", "every function's first 64 bytes; unused BARs read 0", "pci.function_regs:HEADER"),
     ("PCI function: MSI-X table", "one entry of 16 bytes per vector in the function's BAR 1", "pci.msix_regs:ENTRY"),

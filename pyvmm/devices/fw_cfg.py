@@ -15,6 +15,8 @@ from pyvmm.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.memory import GuestMemory
 
 SELECTOR, DATA, DMA = 0, 1, 4
@@ -52,6 +54,9 @@ class FwCfg:
     Args:
         memory: where DMA goes.
         cpus, max_cpus: what firmware is told.
+
+    Attributes:
+        selected: called with the key of an item that is selected, before anything of it is read; None for nobody.
     """
 
     registers = "pyvmm.devices.fw_cfg_regs:REGISTERS"
@@ -62,6 +67,7 @@ class FwCfg:
         self.state = FwCfgState()
         self.items: dict[int, bytes] = {}
         self.files: dict[str, int] = {}  # name -> key
+        self.selected: Callable[[int], None] | None = None
         self.add_item(SIGNATURE_KEY, b"QEMU")
         self.add_item(ID_KEY, (ID_TRADITIONAL | ID_DMA).to_bytes(4, "little"))
         self.add_item(RAM_SIZE_KEY, memory.size.to_bytes(8, "little"))
@@ -117,6 +123,8 @@ class FwCfg:
     def _select(self, key: int) -> None:
         self.state.key = key & KEY_MASK
         self.state.offset = 0
+        if self.selected is not None:
+            self.selected(self.state.key)
 
     def _next_byte(self) -> int:
         state = self.state

@@ -77,6 +77,31 @@ class ResetControl:
         self.state.value = 0
 
 
+class KeyboardReset:
+    """Port 0x64 of a machine without a keyboard controller: only the reset line that hangs on one (commands 0xF0 to 0xFE, even).
+
+    For UEFI firmware: with a controller OVMF waits ten seconds and more for a keyboard to answer; where all bits of the status read 1 it
+    waits for none (MdeModulePkg, Ps2KeyboardDxe).
+    """
+
+    registers = "pyvmm.devices.system_ports_regs:KEYBOARD_RESET"
+
+    def __init__(self, request_stop: RequestStop) -> None:
+        self.name = "keyboard-reset"
+        self.request_stop = request_stop
+        self.state = PortState()
+
+    def read(self, offset: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if value & 0xF1 == 0xF0:
+            self.request_stop(StopReason(kind=RESET, detail=f"keyboard controller command {value & 0xFF:#x}"))
+
+    def reset(self) -> None:
+        pass
+
+
 class PostPort:
     """Port 0x80: keeps the last POST code. Linux writes it for its delay, so it does nothing else."""
 

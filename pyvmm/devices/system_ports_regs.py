@@ -15,6 +15,10 @@ PORT_A = (
         fields=bits("RESET 0 0 to 1 resets the processor", "A20 1 address line 20 open"),
     ),
 )
+KEYBOARD_RESET = (
+    Register(name="STATUS", offset=0, size=1, access="r", reset=0xFF, section="IBM PS/2, status register", when="nothing answers"),
+    Register(name="COMMAND", offset=0, size=1, access="w", section="IBM PS/2, commands", when="0xf0 to 0xfe"),
+)
 RESET_CONTROL = (
     Register(
         name="RST_CNT",

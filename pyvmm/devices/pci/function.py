@@ -77,6 +77,11 @@ class Bar:
         self.on_place: Callable[[int | None], None] | None = None
         self.mapping = Mapping(0, size, device, width)
 
+    def address(self, config: bytearray) -> int:
+        """What the registers hold, decoded or not."""
+        at = BAR0 + 4 * self.index
+        return int.from_bytes(config[at : at + (8 if self.kind == "mem64" else 4)], "little") & ~(3 if self.kind == "io" else 0xF)
+
     def wanted(self, config: bytearray) -> int | None:
         """Where these registers put it; None: decoding is off, the BAR is unset or being sized, there is no such address."""
         at = BAR0 + 4 * self.index

@@ -1,7 +1,7 @@
 """The host bridge, 00:00.0: nothing but a header that tells a guest that configuration mechanism 1 works.
 
 Linux takes the mechanism for real only when it finds a host bridge (arch/x86/pci/direct.c). The ids are neutral ones: a
-real chip set's would have guests look for its registers and for the south bridge beside it.
+real chip set's would have guests look for its registers and for the south bridge beside it (``piix`` is for firmware that insists).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ class HostBridge(PciFunction):
 
     Args:
         subsystem: (vendor id, id): how firmware knows whose machine it is on.
+        ids: (vendor id, device id).
     """
 
-    def __init__(self, subsystem: tuple[int, int] = (0, 0)) -> None:
-        super().__init__("host-bridge", VENDOR, DEVICE, CLASS, subsystem=subsystem, pin=0)
+    def __init__(self, subsystem: tuple[int, int] = (0, 0), ids: tuple[int, int] = (VENDOR, DEVICE)) -> None:
+        super().__init__("host-bridge", *ids, CLASS, subsystem=subsystem, pin=0)

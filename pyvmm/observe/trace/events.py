@@ -26,6 +26,7 @@ PREFIXES = {
     "pyvmm.devices.system_ports_regs:RESET_CONTROL": "system",
     "pyvmm.devices.system_ports_regs:POST": "system",
     "pyvmm.devices.system_ports_regs:BOCHS_SHUTDOWN": "system",
+    "pyvmm.devices.system_ports_regs:KEYBOARD_RESET": "i8042",
     "pyvmm.devices.debug_ports_regs:DEBUGCON": "debug",
     "pyvmm.devices.debug_ports_regs:DEBUG_EXIT": "debug",
     "pyvmm.devices.pc_testdev_regs:LATCH": "testdev",

@@ -24,7 +24,7 @@ from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.rtc_regs import INDEXED
 from pyvmm.devices.serial import Serial
 from pyvmm.devices.serial_regs import REGISTERS as SERIAL_REGISTERS
-from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
+from pyvmm.devices.system_ports import BochsShutdown, KeyboardReset, PostPort, ResetControl, SystemPortA
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory
 from tests.support.fakes import ByteSink, FakeLine, FakeTime, StopSink
@@ -45,6 +45,7 @@ DEVICES: list[tuple[Device, int]] = [
     (ResetControl(StopSink()), 1),
     (PostPort(), 1),
     (BochsShutdown(StopSink()), 1),
+    (KeyboardReset(StopSink()), 1),
     (DebugCon(ByteSink()), 1),
     (DebugExit(StopSink()), 4),
     (AcpiPm(FakeLine(), StopSink(), TIME.clock, TIME.make_timer), PM_LENGTH),

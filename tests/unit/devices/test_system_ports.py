@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.devices.system_ports import BochsShutdown, PostPort, ResetControl, SystemPortA
+from pyvmm.devices.system_ports import BochsShutdown, KeyboardReset, PostPort, ResetControl, SystemPortA
 from pyvmm.events import POWEROFF, RESET
 from tests.support.fakes import StopSink
 
@@ -14,6 +14,18 @@ def test_port92_a20_reads_back_open() -> None:
     assert port.read(0, 1) == 0x02
     port.write(0, 1, 0x00)
     assert port.read(0, 1) == 0x00
+
+
+def test_without_a_keyboard_controller_there_is_its_reset() -> None:
+    """OVMF's warm reset is 0xFE; a status with time-out and parity bits has its keyboard driver give up at once."""
+    stop = StopSink()
+    port = KeyboardReset(stop)
+    assert port.read(0, 1) & 0xC0 == 0xC0
+    for value in (0xAA, 0x60, 0xD1, 0xFF, 0xED):
+        port.write(0, 1, value)
+    assert stop.kinds == []
+    port.write(0, 1, 0xFE)
+    assert stop.kinds == [RESET]
 
 
 def test_port92_resets_on_the_edge_of_bit_0_and_keeps_it() -> None:
