@@ -24,12 +24,11 @@ PATIENCE = 300
 
 XDIST = os.environ.get("PYVMM_XDIST", "")  # a folder that has pytest-xdist, where this Python has not; .ci/run makes one
 
-four_at_once = pytest.param(
-    ("-n", "4"), id="n4",
-    marks=pytest.mark.skipif(
-        not XDIST and importlib.util.find_spec("xdist") is None, reason="no pytest-xdist here (PYVMM_XDIST=FOLDER names one)"
-    ),
-)  # fmt: skip
+no_xdist = pytest.mark.skipif(
+    not XDIST and importlib.util.find_spec("xdist") is None, reason="no pytest-xdist here (PYVMM_XDIST=FOLDER names one)"
+)
+four_at_once = pytest.param(("-n", "4"), id="n4", marks=no_xdist)
+two_at_once = pytest.param(("-n", "2"), id="n2", marks=no_xdist)
 alone = pytest.param((), id="alone")
 
 
@@ -109,7 +108,7 @@ def without_kvm() -> tuple[str, ...]:
     return before
 
 
-@pytest.mark.parametrize("words", [alone, four_at_once])
+@pytest.mark.parametrize("words", [alone, two_at_once])
 def test_without_kvm_they_are_skipped_and_the_reason_is_told(repository: Path, words: tuple[str, ...]) -> None:
     before = without_kvm()
     done = run_pytest(repository, *words, before=before)
@@ -131,20 +130,20 @@ def test_a_guest_that_cannot_be_started_takes_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize(
-    ("line", "marker", "message"),
-    [
+def test_a_mistake_in_a_test_is_told_without_pyvmms_own_lines(tmp_path: Path) -> None:
+    mistakes = [
         ("guest('hello', timeout=0)", "", "timeout=0: give a number of seconds above 0"),
         ("guest('hello', timeout=-1)", "", "timeout=-1: give a number of seconds above 0"),
         ("guest('hello', needs=['paging33'])", "", "no probe 'paging33': known are "),
         ("guest('hello', smpp=2)", "", "unknown option -smpp (did you mean -smp?)"),
         ("guest()", "@pytest.mark.guest(file='kernel.bin')", "takes one name, then keywords"),
-    ],
-)
-def test_a_mistake_in_a_test_is_told_without_pyvmms_own_lines(tmp_path: Path, line: str, marker: str, message: str) -> None:
-    (tmp_path / "test_it.py").write_text(f"import pytest\n{marker}\ndef test_it(guest):\n    {line}\n")
+    ]
+    tests = [f"{marker}\ndef test_{number}(guest):\n    {line}\n" for number, (line, marker, _) in enumerate(mistakes)]
+    (tmp_path / "test_it.py").write_text("import pytest\n" + "".join(tests))
     done = run_pytest(tmp_path)
-    assert done.returncode == 1 and message in done.stdout
+    assert done.returncode == 1 and "4 failed, 1 error" in done.stdout, done.stdout
+    for _, _, message in mistakes:
+        assert message in done.stdout
     assert "pyvmm/testing" not in done.stdout and "probes.py" not in done.stdout, done.stdout
 
 

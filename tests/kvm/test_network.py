@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,15 +14,19 @@ import pytest
 from pyvmm import catalogue
 from tests.support import netns, network, pcapfile
 from tests.support.features import run_pyvmm
-from tests.support.process import wait_until
+from tests.support.process import read_until, wait_until
 
 pytestmark = pytest.mark.kvm
 LIMIT = 60.0
 CARDS = {"e1000": "e1000", "virtio-net": "virtio-net-pci"}
 QEMU = [
     "qemu-system-x86_64", "-M", "pc", "-accel", "kvm", "-m", "128", "-nodefaults", "-no-user-config", "-display", "none",
-    "-serial", "stdio", "-no-reboot",
+    "-serial", "stdio", "-no-reboot", "-global", "e1000.romfile=", "-global", "virtio-net-pci.romfile=",  # nobody boots from these cards
 ]  # fmt: skip
+# (card, who listens) beside QEMU, whose firmware takes seconds on a KVM in software. A card and a socket know nothing of one another.
+BESIDE_QEMU = [("e1000", "pyvmm"), ("virtio-net", "qemu")]
+if os.environ.get("PYVMM_FULL"):
+    BESIDE_QEMU += [("e1000", "qemu"), ("virtio-net", "pyvmm")]
 
 
 def words(guest: str, append: str, netdev: str) -> list[str]:
@@ -99,14 +104,14 @@ def test_two_guests_on_a_stream(first: str, second: str, mode: str, tmp_path: Pa
 
 
 @pytest.mark.skipif(shutil.which(QEMU[0]) is None, reason="QEMU is not installed (Debian: qemu-system-x86)")
-@pytest.mark.parametrize("guest", CARDS)
-@pytest.mark.parametrize("server", ["pyvmm", "qemu"])
+@pytest.mark.parametrize(("guest", "server"), BESIDE_QEMU)
 def test_pyvmm_and_qemu_on_a_stream(guest: str, server: str, tmp_path: Path) -> None:
     wire = tmp_path / "wire"
     who = {"pyvmm": pyvmm(), "qemu": QEMU}
     other = "qemu" if server == "pyvmm" else "pyvmm"
-    listening = start([*who[server], *words(guest, "ip=10.1.0.1 answer=20", stream(wire, True))])
-    wait_until(wire.exists, "a listener")
+    listening = start([*who[server], *words(guest, "irq ip=10.1.0.1 answer=20", stream(wire, True))])
+    assert listening.stdout is not None
+    read_until(listening.stdout.fileno(), b"in slot")  # its firmware is through; a caller would ask again and again meanwhile
     calling = start([*who[other], *words(guest, "ip=10.1.0.2 peer=10.1.0.1 pings=20", stream(wire, False))])
     assert "20 of 20 pings answered" in ended(calling)
     assert "answered 20" in ended(listening)
