@@ -33,7 +33,7 @@ TESTS = [
         f"tests/kvm/test_{name}.py"
         for name in ("catalogue", "machine", "descriptors", "probes", "firmware_state", "coalesce", "suspend", "stats_perf")
     ),
-    "tests/kvm/test_guests_as_tests.py::test_the_report_is_as_the_page_shows[n4]",
+    "tests/kvm/test_guests_as_tests.py::test_the_report_is_as_the_page_shows[alone]",
     "tests/kvm/test_sandbox.py::test_an_escaped_device_gets_nowhere[open]",
     "tests/kvm/test_sandbox.py::test_no_path_is_opened_after_the_door_is_closed",
 ]
