@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _DISKS = {
     "hda": "IDE disks", "hdb": "IDE disks", "hdc": "IDE disks", "hdd": "IDE disks", "cdrom": "CD-ROM drives", "fda": "floppy disks",
-    "fdb": "floppy disks", "sd": "SD cards", "mtdblock": "flash chips", "pflash": "flash chips",
+    "fdb": "floppy disks", "sd": "SD cards", "mtdblock": "flash chips",
 }  # fmt: skip
 _NONE = "this machine has none: leave it out"
 _ALWAYS = "it makes no difference here: leave it out"
@@ -37,6 +37,7 @@ _INSTEAD = {  # an option of QEMU's that people type: what to do
     "no-acpi": "write -machine acpi=off",
     "no-shutdown": "the run ends when the guest powers off; -monitor and --load keep a machine",
     "option-rom": "a card's ROM is given with -device NAME,romfile=FILE",
+    "pflash": "write -drive if=pflash,format=raw,unit=0,file=FILE (docs/firmware.md)",
     "pidfile": "the shell has it in $! after &; --json-log FILE says it too",
     "readconfig": "write its options on the command line", "writeconfig": "keep the command line in a script",
     "smbios": "there are no SMBIOS tables to set: leave it out",
@@ -73,7 +74,8 @@ def unknown(argument: str, known: Iterable[str], command: str, value: str | None
         return said
     near = nearest(name, known)
     meant = f" (did you mean {argument[: len(argument) - len(argument.lstrip('-'))]}{near}?)" if near else ""
-    return f"unknown option {argument}{meant}: pyvmm {command} -help lists what there is"
+    lists = "lists" if value is None or command == "run" else "and pyvmm run -help list"
+    return f"unknown option {argument}{meant}: pyvmm {command} -help {lists} what there is"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

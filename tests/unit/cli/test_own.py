@@ -30,14 +30,14 @@ def test_take(line: str, given: dict[str, list[str]], rest: list[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "boots", "message"),
     [
-        ("hello --jsn", True, "unknown option --jsn (did you mean --json?): pyvmm stat -help lists what there is"),
+        ("hello --jsn", True, "unknown option --jsn (did you mean --json?): pyvmm stat -help and pyvmm run -help list what there is"),
         ("hello --json=yes", True, "unknown option --json=yes (did you mean --json?): "),
         ("hello -kernal x", True, "unknown option -kernal (did you mean -kernel?): pyvmm stat -help"),
         ("hello -zzz", True, "unknown option -zzz: pyvmm stat -help"),
         ("hello --", True, "unknown option --: pyvmm stat -help"),
         ("hello -daemonize", True, "-daemonize: not supported: write -serial file:FILE, and & behind the command"),
         ("hello -hda a,b", True, "-hda: there are no IDE disks: write -drive file=a,,b,format=raw,if=virtio "),
-        ("FILE -m 64", False, "unknown option -m: pyvmm stat -help"),
+        ("FILE -m 64", False, "unknown option -m: pyvmm stat -help lists what there is"),
         ("FILE -kernel x", False, "unknown option -kernel: pyvmm stat -help"),
         ("FILE -hda x", False, "unknown option -hda: pyvmm stat -help"),
     ],
