@@ -9,7 +9,7 @@ from pyvmm.backends.unix import parse
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.observe import symbols
 from pyvmm.observe.debug.monitor import Monitor
-from pyvmm.observe.debug.prompt import PROMPT, Prompt
+from pyvmm.observe.debug.prompt import Prompt
 from pyvmm.observe.debug.sockets import Listener
 from pyvmm.threads import Thread, block_signals
 
@@ -77,7 +77,7 @@ class AtTerminal:
         self.open = True
         self.console.lend()
         self.session.terminal.lend()
-        self.session.terminal.again = self._ask
+        self.session.terminal.again = self._again
         Thread(target=self._converse).start()
 
     def _converse(self) -> None:
@@ -111,11 +111,13 @@ class AtTerminal:
         if reply is None:
             return
         if self.open:
-            self._ask(f"\n{reply.text}\n")
+            sys.stdout.write(f"\n{reply.text}\n")
+            self._again()
         else:
             say_lines(f"\n{reply.text}\n[Ctrl-A c: the monitor]\n")
 
-    def _ask(self, text: str = "") -> None:
-        """The prompt once more, for who waits for a line already."""
-        sys.stdout.write(f"{text}{PROMPT}")
+    def _again(self) -> None:
+        """Shows the line once more that somebody is about to type."""
+        if self._prompt is not None:
+            self._prompt.come_back()
         sys.stdout.flush()

@@ -99,7 +99,7 @@ class Prompt:
                 if not self.do(line):
                     return
             if not self.batch:
-                with Suspension(self.source.fileno() if self.interactive else -1, self._come_back):
+                with Suspension(self.source.fileno() if self.interactive else -1, self.come_back):
                     self._converse()
         finally:
             if before is not None:
@@ -139,7 +139,7 @@ class Prompt:
         except (OSError, ValueError, termios.error):
             pass  # no terminal
 
-    def _come_back(self) -> None:
+    def come_back(self) -> None:
         """The shell has let us go on (``fg``), and has written on our line."""
         if self.reading and self._editor is not None:
             self.out.write(PROMPT + self._editor.typed())
