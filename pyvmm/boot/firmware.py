@@ -63,6 +63,8 @@ def plan(image: Image, config: Config, rule: str) -> BootPlan:
 
     if uefi.fits(image):
         return uefi.plan(image, config, rule)
+    if any(drive.interface == "pflash" for drive in config.drives):
+        raise image.error("is no UEFI firmware, which is what flash is for: give it as -bios")
     size = len(image)
     if size % UNIT or size > ROM_MAX:
         raise image.error(
@@ -137,7 +139,11 @@ def acpi_files(config: Config, windows: Windows | None = None) -> dict[str, byte
         _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 8, 0, 20)),  # ACPI 1.0's, then all of it
         _command(ADD_CHECKSUM, _name(RSDP), pack("<III", 32, 0, 36)),
     ]
-    return {TABLES: tables.block, RSDP: tables.rsdp, LOADER: b"".join(script)}
+    block, rsdp = bytearray(tables.block), bytearray(tables.rsdp)
+    for at, _ in tables.summed:
+        block[at + 9] = 0  # SeaBIOS takes the sum from what is there, OVMF writes the sum of all, this byte too: right for 0 alone
+    rsdp[8] = rsdp[32] = 0
+    return {TABLES: bytes(block), RSDP: bytes(rsdp), LOADER: b"".join(script)}
 
 
 def _of_cards(cards: Sequence[tuple[DeviceConfig, int]]) -> dict[str, bytes]:

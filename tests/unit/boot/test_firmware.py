@@ -97,6 +97,7 @@ def load(files: dict[str, bytes], places: dict[str, int]) -> bytearray:
             assert command == 3
             offset, start, length = unpack_from("<III", script, at + 60)
             assert max(offset + 1, start + length) <= len(files[file])
+            assert not files[file][offset]  # OVMF takes it for that
             total = sum(memory[allocated[file] + start : allocated[file] + start + length])
             pack_into("<B", memory, allocated[file] + offset, memory[allocated[file] + offset] - total & 0xFF)
     return memory
