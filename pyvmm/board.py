@@ -75,6 +75,10 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
     port(layout.PORT_BOCHS_SHUTDOWN, 1, BochsShutdown(stop), width=1)
     fw_cfg = FwCfg(machine.memory, config.smp)
     port(layout.PORT_FW_CFG, FW_CFG_LENGTH, fw_cfg, width=8)
+    if any(drive.interface == "pflash" for drive in config.drives):
+        from pyvmm.pflash import Chips
+
+        machine.own(Chips(machine))
     if firmware:
         fw_cfg.items.update(firmware.items(config))
         for register, value in firmware.cmos(config).items():

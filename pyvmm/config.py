@@ -57,7 +57,7 @@ class DriveConfig(FrozenRecord):
         file: path of a file or a block device; "" for a scratch disk.
         format: "raw", or "scratch": empty, temporary, ``size`` bytes.
         probed: True when no format was given: an image that begins like another format is refused then.
-        interface: "virtio": the command line has made a device for it; "none": a ``-device`` names it, or nobody.
+        interface: "virtio": the command line has made a device for it; "none": a ``-device`` names it, or nobody; "pflash": it is flash.
         readonly: the guest may not write; the image is opened for reading alone.
         auto_read_only: read-only when the image cannot be opened for writing.
         snapshot: what the guest writes goes into a temporary file and is gone at the end.
@@ -67,6 +67,7 @@ class DriveConfig(FrozenRecord):
         locking: False: do not look whether another program uses the image, and do not tell it.
         size: bytes of a scratch disk.
         serial: what the guest reads as the disk's serial number.
+        unit: which flash chip it is, 0 (the firmware, at the end of 4 GiB) or 1 (below it).
     """
 
     id: str
@@ -82,6 +83,7 @@ class DriveConfig(FrozenRecord):
     locking: bool = True
     size: int = 0
     serial: str = ""
+    unit: int = 0
 
 
 class NetConfig(FrozenRecord):

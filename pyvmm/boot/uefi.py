@@ -70,7 +70,7 @@ def plan(image: Image, config: Config, rule: str) -> BootPlan:
         zero=[],
         state=state,
         notes=[f"ROM      {layout.HIGH_RAM - size:#x}..{layout.HIGH_RAM:#x}"],
-        rom=image.data,
+        rom=b"" if any(drive.interface == "pflash" and not drive.unit and not drive.readonly for drive in config.drives) else image.data,
         kernel_pages=layout.UEFI_IDENTITY_MAP,
     )
 

@@ -9,7 +9,7 @@ from pyvmm.errors import ConfigError
 _DRIVE_KEYS = (
     "file", "format", "if", "id", "index", "media", "readonly", "auto-read-only", "snapshot", "cache", "cache.direct",
     "cache.no-flush", "cache.writeback", "discard", "detect-zeroes", "aio", "werror", "rerror", "copy-on-read", "locking", "serial",
-    "size",
+    "size", "unit",
 )  # fmt: skip
 _ALIASES = {
     "read-only": "readonly", "driver": "format", "file.filename": "file", "file.locking": "locking", "file.aio": "aio",
@@ -139,10 +139,13 @@ def parse_drive(text: str, others: list[DriveConfig]) -> DriveConfig:
     def on(key: str, default: bool = False) -> bool:
         return flag("drive", text, key, values[key]) if key in values else default
 
-    if values.get("if", "virtio") not in ("virtio", "none"):
+    if values.get("if", "virtio") not in ("virtio", "none", "pflash"):
         raise ConfigError(f"-drive {text}: if={values['if']} is not supported: write if=virtio, or if=none and a -device for it")
     interface = values.get("if", "virtio")
+    unit = _unit(text, values, interface, others)
     kind = _format(text, values)
+    if interface == "pflash" and kind != "raw":
+        raise ConfigError(f"-drive {text}: flash has an image: write format=raw,file=FILE")
     name = identifier("drive", text, values["id"]) if "id" in values else _free_id(interface, others)
     if values.get("index", "0")[:20].isdigit() is False:
         raise ConfigError(f"-drive {text}: index={values['index']}: give a number")
@@ -162,7 +165,43 @@ def parse_drive(text: str, others: list[DriveConfig]) -> DriveConfig:
         locking=values.get("locking") == "auto" or on("locking", True),
         size=_scratch_size(text, values) if kind == "scratch" else 0,
         serial=values.get("serial", ""),
+        unit=unit,
     )
+
+
+def _unit(text: str, values: dict[str, str], interface: str, others: list[DriveConfig]) -> int:
+    """Which flash chip it is; 0 for what is none."""
+    if interface != "pflash":
+        if "unit" in values:
+            raise ConfigError(f"-drive {text}: unit= goes with if=pflash: leave it out")
+        return 0
+    taken = [drive.unit for drive in others if drive.interface == "pflash"]
+    given = values.get("unit", values.get("index", str(len(taken))))
+    if given not in ("0", "1"):
+        raise ConfigError(f"-drive {text}: there are two flash chips: give unit=0 for the firmware, unit=1 for its variables")
+    if int(given) in taken:
+        raise ConfigError(f"-drive {text}: another drive is unit {given}: give each its own")
+    return int(given)
+
+
+def with_flash(given: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The command line with the firmware that is in flash unit 0 as its -bios. Raises ConfigError."""
+    drives: list[DriveConfig] = []
+    for text in given["drive"]:
+        drives.append(parse_drive(text, drives))
+    chips = {drive.unit: drive for drive in drives if drive.interface == "pflash"}
+    if not chips:
+        return given
+    if "bios" in given:
+        raise ConfigError("-bios and -drive if=pflash: give one of the two")
+    if 0 not in chips:
+        raise ConfigError(f"-drive if=pflash,unit=1,file={chips[1].file}: there is no unit 0, which the firmware is in: add it")
+    if 1 in chips and chips[1].readonly:
+        raise ConfigError(
+            f"-drive if=pflash,unit=1,file={chips[1].file},readonly=on: variables must be written: write snapshot=on to forget "
+            "them, or leave unit 1 out"
+        )
+    return {**given, "bios": [chips[0].file]}
 
 
 def _free_id(interface: str, others: list[DriveConfig]) -> str:

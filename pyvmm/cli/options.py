@@ -24,7 +24,8 @@ usage: pyvmm run GUEST [OPTIONS]        GUEST is a name from `pyvmm guests`, or 
 
 what to boot
   -kernel FILE             the image (instead of GUEST)
-  -bios FILE               a PC firmware (SeaBIOS) instead, which boots from the first disk (docs/firmware.md)
+  -bios FILE               a PC firmware (SeaBIOS, OVMF) instead, which boots from the first disk (docs/firmware.md)
+  -drive if=pflash,format=raw,unit=0|1[,readonly=on],file=FILE   UEFI firmware in flash, and its variables (docs/firmware.md)
   -boot [order=]LETTERS,menu=on|off   what it tries: c the disk, n a network card's romfile; a choice by ESC
   -initrd FILE             initrd; for Multiboot modules: "file args,file2 args"
   -append STRING           kernel command line
@@ -165,6 +166,10 @@ class Options:
         memory, smp, cmdline, timeout, disk = 128 * MIB, 1, "", None, 0
         if words and kernel:
             raise ConfigError(f"give either a guest ({words[0]}) or -kernel {kernel}, not both")
+        if any("pflash" in text for text in given.get("drive", ())):
+            from pyvmm.cli.drives import with_flash
+
+            given = with_flash(given)
         if "bios" in given:
             kernel, guest_format = _bios(words, given), "bios"
         if words:

@@ -36,6 +36,8 @@ def command(arguments: list[str]) -> int:
     if options.config is None:
         print(HELP, end="")
         return status.OK
+    if any(drive.interface == "pflash" and not drive.readonly for drive in options.config.drives):
+        raise ConfigError("-drive if=pflash: no recording of flash that can be written: give the firmware as -bios")
     name = options.guest.name if options.guest is not None else options.config.boot.kernel.rpartition("/")[2]
     path = given["o"][-1] if "o" in given else f"{name}.pvm"
     if not path:

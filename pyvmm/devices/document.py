@@ -27,6 +27,7 @@ DEVICES = (
     ("virtio-net", "configuration space, likewise", "virtio.net_regs:REGISTERS"),
     ("Intel 82540EM (e1000)", "BAR 0 of function 8086:100e, 128 KiB; what is not listed reads 0", "e1000.regs:REGISTERS"),
     ("Intel 82540EM: I/O window", "BAR 1", "e1000.regs:IO_REGISTERS"),
+    ("Flash", "at the end of the first 4 GiB with `-drive if=pflash`; outside array mode, at every address", "flash_regs:REGISTERS"),
     ("Firmware configuration (fw_cfg)", f"ports {layout.PORT_FW_CFG:#x}-{layout.PORT_FW_CFG + 11:#x}", "fw_cfg_regs:REGISTERS"),
 )
 

@@ -75,8 +75,15 @@ def fingerprint(machine: Machine) -> dict[str, Any]:
     }
 
 
+def refuse_flash(machine: Machine) -> None:
+    """ConfigError for a machine with flash chips: their contents are in no snapshot, and change by the guest's doing."""
+    if "pflash0" in machine.devices or "pflash1" in machine.devices:
+        raise ConfigError("-drive if=pflash: no snapshot or history of flash that can be written: give the firmware as -bios")
+
+
 def save(machine: Machine) -> Snapshot:
     """Takes a snapshot; pauses the machine for it. See ``Machine.save``."""
+    refuse_flash(machine)
     with machine.quiesce():
         tracked = machine.tracked
         memory = pages.scan(machine.memory) if tracked is None else tracked.save(parts.lasting(machine))
@@ -99,6 +106,7 @@ def save(machine: Machine) -> Snapshot:
 
 def load(machine: Machine, snapshot: Snapshot) -> None:
     """Puts a snapshot back. See ``Machine.load``."""
+    refuse_flash(machine)
     check(machine, snapshot.fingerprint)
     with machine.quiesce():
         states = parts.check(machine, snapshot.devices)
@@ -153,6 +161,8 @@ def _text(value: Any) -> str:
 
 def track(machine: Machine, on: bool) -> None:
     """See ``Machine.track``."""
+    if on:
+        refuse_flash(machine)
     with machine.quiesce():
         if on and machine.tracked is None:
             machine.tracked = pages.Tracked(machine.memory, machine.vm)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from tests.kvm.test_firmware import load, own, store
 from tests.support import fat, vm
 from tests.support.process import Screen
 
-OVMF = Path("/usr/share/ovmf/OVMF.fd")
+OVMF, CODE = Path("/usr/share/ovmf/OVMF.fd"), Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 SIZE = 2 * MIB
 FIRST = (1 << 32) - SIZE + 40  # "_FVH" is there
 
@@ -47,19 +51,82 @@ def test_the_machine_it_finds(tmp_path: Path) -> None:
         assert console.output == b"__\0" + b"\x37\x12" + b"\xff"
 
 
-@pytest.mark.kvm("ring0-simd")
-@pytest.mark.skipif(not OVMF.is_file(), reason="OVMF is not installed: apt-get install ovmf")
-@pytest.mark.skipif(os.environ.get("PYVMM_FULL") != "1", reason="nested in an emulator it may end that one: PYVMM_FULL=1 runs it")
-def test_ovmf_reaches_its_shell_and_takes_keys(tmp_path: Path) -> None:
-    """From a disk without a boot loader; ``reset -s`` is a power-off."""
-    disk = tmp_path / "disk"
-    disk.write_bytes(fat.build({"HELLO.TXT": b"x" * 5000}))
-    options = ("-m", "128", "-drive", f"file={disk},format=raw", "-global", "kvm-pit.lost_tick_policy=discard")
-    with Screen("run", "-bios", str(OVMF), *options) as screen:
+POWER_OFF = bytes.fromhex("ba04b0 b80020 ef f4")  # mov dx,0xb004; mov ax,0x2000; out dx,ax; hlt
+VARIABLES = (1 << 32) - SIZE - (64 << 10)  # unit 1, below the ROM
+
+
+def flash(tmp_path: Path, code: bytes, *options: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs ``code`` from flash unit 0; unit 1 is 64 KiB of V in a file."""
+    (tmp_path / "vars").write_bytes(b"V" * (64 << 10))
+    units = ("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={volume(tmp_path, code)}")
+    units += ("-drive", f"if=pflash,format=raw,unit=1,file={tmp_path / 'vars'}")
+    command = [sys.executable, "-m", "pyvmm", "run", "-m", "64M", "--timeout", "60", *units, *options]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=90, check=False)
+
+
+@pytest.mark.kvm
+def test_flash_is_memory_until_it_is_told_otherwise(tmp_path: Path) -> None:
+    """The slot goes and comes: array, status, array; what was programmed is in the file, the ROM beside it stays one."""
+    at = VARIABLES + 5
+    code = load(at) + store(at, b"\x10") + store(at, b"W") + load(at) + store(at + 0x3000, b"\x20") + store(at + 0x3000, b"\xd0")
+    code += load(at) + store(VARIABLES, b"\xff") + load(at) + load(at + 0x3000) + load(at - 1)
+    code += store(FIRST, b"\x10") + store(FIRST, b"W") + load(FIRST) + POWER_OFF
+    done = flash(tmp_path, code)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"V\x80\x80W\xffV_"
+    kept = (tmp_path / "vars").read_bytes()
+    assert kept == b"VVVVVW".ljust(0x3000, b"V") + b"\xff" * 4096 + b"V" * 0xC000
+
+
+@pytest.mark.kvm
+def test_a_reset_shows_the_array_again(tmp_path: Path) -> None:
+    """Left in status mode; what was written before is there."""
+    again = store(VARIABLES, b"\x10") + store(VARIABLES, b"N") + bytes.fromhex("b006 baf90c ee f4")  # mov al,6; mov dx,0xcf9; out dx,al
+    code = load(VARIABLES) + b"\x3cN\x74" + bytes([len(again)]) + again + POWER_OFF  # cmp al,'N'; je over it
+    done = flash(tmp_path, code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"VN", b"")
+
+
+ovmf = pytest.mark.skipif(not OVMF.is_file(), reason="OVMF is not installed: apt-get install ovmf")
+full = pytest.mark.skipif(os.environ.get("PYVMM_FULL") != "1", reason="nested in an emulator it may end that one: PYVMM_FULL=1 runs it")
+TICKS = ("-global", "kvm-pit.lost_tick_policy=discard")  # a slow host has no use for those it was late with
+
+
+@contextmanager
+def shell(*options: str) -> Iterator[Screen]:
+    """OVMF at the prompt of its shell, which is left by ``reset -s``: a power-off."""
+    with Screen("run", "-m", "256", *TICKS, *options) as screen:
         screen.expect(b"to skip")
         screen.type(b" ")
         screen.expect(b"Shell> ")
-        screen.type(b"ls fs0:\r")
-        screen.expect(b"5,000")
+        yield screen
         screen.type(b"reset -s\r")
         assert screen.end() == 0
+
+
+@pytest.mark.kvm("ring0-simd")
+@ovmf
+@full
+def test_ovmf_finds_the_disk_and_takes_keys(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(fat.build({"HELLO.TXT": b"x" * 5000}))
+    with shell("-bios", str(OVMF), "-drive", f"file={disk},format=raw") as screen:
+        screen.type(b"ls fs0:\r")
+        screen.expect(b"5,000")
+
+
+@pytest.mark.kvm("ring0-simd")
+@ovmf
+@full
+def test_ovmf_keeps_variables_in_flash(tmp_path: Path) -> None:
+    kept = tmp_path / "vars"
+    kept.write_bytes((CODE.parent / "OVMF_VARS_4M.fd").read_bytes())
+    units = ("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={CODE}", "-drive", f"if=pflash,format=raw,unit=1,file={kept}")
+    name = b"setvar TestVar -guid 11111111-2222-3333-4444-555555555555"
+    with shell(*units) as screen:
+        screen.type(name + b" -bs -rt -nv =0x4217\r")
+        screen.expect(b"Shell> ")
+    assert "TestVar".encode("utf-16-le") in kept.read_bytes()
+    with shell(*units) as screen:
+        screen.type(name + b"\r")
+        screen.expect(b"42 17")

@@ -21,7 +21,7 @@ FLOORS = {
     "backends": DEVICES, "devices": DEVICES, "boot": DEVICES, "catalogue": DEVICES,
     "runloop": LOOP, "exits": LOOP, "cpuid": LOOP, "cpu_models": LOOP,
     "machine": MACHINE, "poweron": MACHINE, "board": MACHINE, "cards": MACHINE, "nics": MACHINE, "coalesce": MACHINE,
-    "snapshot": MACHINE,
+    "snapshot": MACHINE, "pflash": MACHINE,
     "observe": OBSERVE, "hostcheck": OBSERVE, "probes": OBSERVE,
     "sandbox": OBSERVE,
     "status": CLI, "cli": CLI, "__main__": CLI, "testing": CLI,

@@ -21,6 +21,7 @@ PREFIXES = {
     "pyvmm.devices.i8042_regs:REGISTERS": "i8042",
     "pyvmm.devices.i8042_regs:COMMAND_PORT": "i8042",
     "pyvmm.devices.acpi_pm_regs:REGISTERS": "acpi",
+    "pyvmm.devices.flash_regs:REGISTERS": "flash",
     "pyvmm.devices.fw_cfg_regs:REGISTERS": "fw_cfg",
     "pyvmm.devices.system_ports_regs:PORT_A": "system",
     "pyvmm.devices.system_ports_regs:RESET_CONTROL": "system",
