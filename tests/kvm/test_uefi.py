@@ -1,4 +1,4 @@
-"""The machine that UEFI firmware finds, by a ROM of ours; and OVMF where its package is installed (Debian: ovmf), with PYVMM_FULL=1."""
+"""The machine that UEFI firmware finds, by a ROM of ours; and OVMF where its package is installed (Debian: ovmf)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_reset_shows_the_array_again(tmp_path: Path) -> None:
 
 
 ovmf = pytest.mark.skipif(not OVMF.is_file(), reason="OVMF is not installed: apt-get install ovmf")
-full = pytest.mark.skipif(os.environ.get("PYVMM_FULL") != "1", reason="nested in an emulator it may end that one: PYVMM_FULL=1 runs it")
+outside = pytest.mark.skipif("PYVMM_NESTED" in os.environ, reason="QEMU's nested SVM aborts sooner or later under OVMF (docs/firmware.md)")
 TICKS = ("-global", "kvm-pit.lost_tick_policy=discard")  # a slow host has no use for those it was late with
 
 
@@ -106,7 +106,7 @@ def shell(*options: str) -> Iterator[Screen]:
 
 @pytest.mark.kvm("ring0-simd")
 @ovmf
-@full
+@outside
 def test_ovmf_finds_the_disk_and_takes_keys(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(fat.build({"HELLO.TXT": b"x" * 5000}))
@@ -117,7 +117,7 @@ def test_ovmf_finds_the_disk_and_takes_keys(tmp_path: Path) -> None:
 
 @pytest.mark.kvm("ring0-simd")
 @ovmf
-@full
+@outside
 def test_ovmf_keeps_variables_in_flash(tmp_path: Path) -> None:
     kept = tmp_path / "vars"
     kept.write_bytes((CODE.parent / "OVMF_VARS_4M.fd").read_bytes())
