@@ -43,7 +43,7 @@ MISTAKES = (
     (0, b"!<arch>\n", "is a library archive: link it"),
     (0x38, b"ARM\x64", "is a kernel for arm64: take one for x86"),
     (0x8001, b"CD001", "is a CD image: there are no CD-ROM drives; one that is a disk image too boots by -bios (docs/firmware.md)"),
-    (0, b"MZ", "is a PE (EFI or Windows) program: pyvmm has no EFI"),
+    (0, b"MZ", "is a PE (EFI or Windows) program: put it on a disk, for a UEFI firmware to start (docs/firmware.md)"),
 )
 
 
