@@ -6,9 +6,10 @@ edges; what comes earlier waits for a timer, of which at most one is armed.
 A cause that the driver lets come late (3.2.7.2: descriptors with IDE) waits in ``late`` for a timer, for the next interrupt, or until
 ICR is read: an interrupt costs a driver five accesses, so that a card with nothing but such causes would be all interrupts.
 
-The distances that drivers ask for are meant for a processor that answers in a few microseconds. Where each access is an exit and the
-processor itself perhaps emulated, the next interrupt would be there as soon as one is served. So the card also looks how long that takes,
-from the line's rise until IMS is written, and keeps off for some such times (``BREATH``, ``LATE_BREATH``), within bounds.
+The delays that drivers ask for are meant for a processor that serves an interrupt in a few microseconds. Where each access is an exit and
+the processor itself perhaps emulated, a late cause would be there as soon as the one before is served. So the card also looks how long
+that takes, from the line's rise until IMS is written, and lets a late cause wait for ``BREATH`` such times. A frame that was received waits
+for none of this: who answers pings would be the slower for it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 ITR_UNIT = 256  # nanoseconds (13.4.18); 16 bits of them are 16.8 ms at most
 MIN_GAP = 500 * ITR_UNIT  # with moderation on there are at most 7813 interrupts a second, whatever ITR says (13.4.18)
-BREATH, LONGEST = 2, 4_000_000  # times the service from one rise to the next, and how much this adds up to at most, nanoseconds
-LATE_BREATH, LATE_LONGEST = 4, 16_000_000  # the same for causes that may be late; as much as ITR could ask for
+BREATH, LONGEST = 4, 16_000_000  # the second in nanoseconds, how much this adds up to at most: about what ITR could ask for
 
 
 class Interrupts:
@@ -69,7 +69,7 @@ class Interrupts:
         self.late |= causes
         if not self.late_armed:  # a timer that is set for what came before is left as it is
             self.late_armed = True
-            self.late_timer.arm(self.clock() + max(delay, MIN_GAP, min(LATE_BREATH * self.service, LATE_LONGEST)))
+            self.late_timer.arm(self.clock() + max(delay, MIN_GAP, min(BREATH * self.service, LONGEST)))
 
     def hold(self, on: bool) -> None:
         """A burst of frames comes (True), or has come."""
@@ -85,9 +85,9 @@ class Interrupts:
                 self.drive(0)
         elif not self.level:
             if regs[ITR]:
+                gap = max(regs[ITR] * ITR_UNIT, MIN_GAP)
                 if self.waiting:
                     return
-                gap = max(regs[ITR] * ITR_UNIT, MIN_GAP, min(BREATH * self.service, LONGEST))
                 now = self.clock()
                 if now < self.last + gap:
                     self.waiting = True
