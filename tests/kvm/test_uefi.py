@@ -129,4 +129,4 @@ def test_ovmf_keeps_variables_in_flash(tmp_path: Path) -> None:
     assert "TestVar".encode("utf-16-le") in kept.read_bytes()
     with shell(*units) as screen:
         screen.type(name + b"\r")
-        screen.expect(b"42 17")
+        screen.expect(b"17 42")  # the least significant byte first
