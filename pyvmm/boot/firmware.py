@@ -12,6 +12,7 @@ from __future__ import annotations
 from struct import pack
 
 from pyvmm import layout
+from pyvmm.boot.acpi import tables_at
 from pyvmm.boot.cpu import real_mode
 from pyvmm.boot.image import open_image
 from pyvmm.boot.plan import BootPlan, Placement, ram_text
@@ -127,8 +128,6 @@ def files(config: Config, cards: Sequence[tuple[DeviceConfig, int]] = (), kernel
 
 def acpi_files(config: Config, windows: Windows | None = None) -> dict[str, bytes]:
     """The ACPI tables and the script that places them; as long whatever the PCI windows are."""
-    from pyvmm.boot.acpi import tables_at
-
     tables = tables_at(config, 0, windows)
     script = [
         _command(ALLOCATE, _name(TABLES), pack("<IB", 64, ZONE_HIGH)),  # 64: the FACS

@@ -28,6 +28,7 @@ _RTC_INDEXED = {
 }  # fmt: skip
 _I8042 = {"DATA": "a byte from the keyboard, or one for it"}
 _I8042_COMMAND = {"STATUS": "may I read, may I write", "COMMAND": "a command for the controller itself"}
+_FLASH = {"STATUS": "did the last operation end, and how", "COMMAND": "a command, or the data of one"}
 _ACPI = {
     "PM1_STS": "which fixed events happened; writing 1 clears",
     "PM1_EN": "which fixed events raise SCI",
@@ -144,11 +145,13 @@ MEANINGS: dict[str, dict[str, str]] = {
     _D + "virtio.net_regs:REGISTERS": _NET,
     _D + "e1000.regs:REGISTERS": _E1000,
     _D + "e1000.regs:IO_REGISTERS": {"IOADDR": "which register IODATA is", "IODATA": "the register chosen"},
+    _D + "flash_regs:REGISTERS": _FLASH,
     _D + "fw_cfg_regs:REGISTERS": _FW_CFG,
     _D + "debug_ports_regs:DEBUGCON": {"DEBUGCON": "a byte for the debug console; reads e9"},
     _D + "debug_ports_regs:DEBUG_EXIT": {"EXIT": "ends the run with status 2 * value + 1"},
     _D + "system_ports_regs:PORT_A": {"PORTA": "fast A20 and fast reset"},
     _D + "system_ports_regs:RESET_CONTROL": {"RST_CNT": "reset control"},
+    _D + "system_ports_regs:KEYBOARD_RESET": {"STATUS": "all ones: there is no controller", "COMMAND": "0xfe resets, there as here"},
     _D + "system_ports_regs:POST": {"POST": "progress of the power-on self test; a write here also serves as a short delay"},
     _D + "system_ports_regs:BOCHS_SHUTDOWN": {"SHUTDOWN": "the letters of Shutdown, one by one, switch off"},
     _D + "pc_testdev_regs:LATCH": {"LATCH": "four bytes of storage"},
@@ -214,11 +217,13 @@ DEVICES = {
     _D + "virtio.mmio_regs:REGISTERS": "virtio-mmio",
     _D + "e1000.regs:REGISTERS": "Intel 82540EM",
     _D + "e1000.regs:IO_REGISTERS": "Intel 82540EM, I/O window",
+    _D + "flash_regs:REGISTERS": "flash memory",
     _D + "fw_cfg_regs:REGISTERS": "QEMU's firmware configuration",
     _D + "debug_ports_regs:DEBUGCON": "debug console",
     _D + "debug_ports_regs:DEBUG_EXIT": "debug exit",
     _D + "system_ports_regs:PORT_A": "system control port A",
     _D + "system_ports_regs:POST": "POST code",
+    _D + "system_ports_regs:KEYBOARD_RESET": "a keyboard controller's reset",
     _D + "system_ports_regs:BOCHS_SHUTDOWN": "Bochs' shutdown port",
     _D + "pc_testdev_regs:LATCH": "kvm-unit-tests' pc-testdev",
     _D + "pc_testdev_regs:FLUSH": "kvm-unit-tests' pc-testdev",

@@ -157,7 +157,7 @@ _START = {
     "open_drive", "_open_image", "_refuse_other_formats", "overlay", "make", "__init__", "open_netdev", "_open", "open_passt", "open_user",
     "populate", "_add_pci_testdev", "_add_testdev", "plan_image", "recognise", "_recognise_elf", "platform_tables", "rsdp_address", "_nics",
     "_plug", "_blk", "_rng", "_serial", "_console", "_close", "help_text", "create_vm", "_choose_run", "create_vcpu", "_build_vcpus",
-    "e1000", "virtio_net", "_backend", "trace", "quiesce", "save", "load", "track", "render_json", "_firmware", "files",
+    "e1000", "virtio_net", "_backend", "trace", "quiesce", "save", "load", "track", "render_json", "_firmware", "files", "plan",
 }  # fmt: skip
 
 
