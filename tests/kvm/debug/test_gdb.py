@@ -156,10 +156,10 @@ def test_a_spinning_guest_is_interrupted_and_let_go(tmp_path: Path) -> None:
 
 
 def test_a_monitor_command_that_goes_on_for_ever_is_interrupted(tmp_path: Path) -> None:
-    it = Debugged(tmp_path, "hang", "monitor continue", "kill")
-    time.sleep(1.5)
-    it.gdb.send_signal(signal.SIGINT)
-    said, _, status = it.ends()
+    here = "signal.pthread_kill, (threading.get_ident(), signal.SIGINT)"  # as Ctrl-C does
+    later = f"python import signal, threading; threading.Timer(2, {here}).start()"
+    wait = "set remotetimeout 2"  # gdb's default, after which it looks whether there was a Ctrl-C
+    said, _, status = Debugged(tmp_path, "hang", later, wait, "monitor continue", "set remotetimeout 60", "kill").ends()
     assert "Interrupted: no exit" in said and "gdb shows registers and memory as they were before" in said, said
     assert status == 0, said
 
