@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pyvmm.boot.plan import Placement
     from pyvmm.config import Config
 
-SIGNATURE_OFFSET = 510
-SIGNATURE = b"\x55\xaa"
 BOOT_DRIVE = 0x80
 SMALL_RAM_ADDRESS = 0x1_0000
 

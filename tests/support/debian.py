@@ -73,7 +73,10 @@ class Kernel:
 def cache_dir() -> Path:
     chosen = os.environ.get("PYVMM_CACHE")
     path = Path(chosen) if chosen else Path.home() / ".cache" / "pyvmm"
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DebianError(f"{path}: {error.strerror}: name another folder by PYVMM_CACHE=DIR") from None
     return path.resolve()
 
 
