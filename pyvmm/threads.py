@@ -76,21 +76,30 @@ class Condition:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def wait(self) -> None:
-        """Gives the lock up, however often it is held, until notified."""
+    def wait(self, timeout: float = -1) -> None:
+        """Gives the lock up, however often it is held, until notified, or for so many seconds."""
         waiter = allocate_lock()
         waiter.acquire()
         self._waiting.append(waiter)
         state = self._lock._release_save()  # type: ignore[attr-defined]  # as threading.Condition does
+        notified = False
         try:
-            waiter.acquire()
+            notified = waiter.acquire(True, timeout)
         finally:
             self._lock._acquire_restore(state)  # type: ignore[attr-defined]
+            if not notified and waiter in self._waiting:
+                self._waiting.remove(waiter)
 
-    def wait_for(self, predicate: Callable[[], object]) -> None:
-        """Waits until ``predicate()`` is true; it is asked with the lock held."""
+    def wait_for(self, predicate: Callable[[], object], every: float = -1) -> None:
+        """Waits until ``predicate()`` is true; it is asked with the lock held.
+
+        Args:
+            every: seconds after which it is asked again unasked for. For the main thread, which a signal's handler may have
+                something to say to: a signal just before the wait wakes nobody, and a handler's ``notify_all`` finds nobody waiting
+                when it comes between the question and the wait.
+        """
         while not predicate():
-            self.wait()
+            self.wait(every)
 
     def notify_all(self) -> None:
         """Wakes every waiter; with the lock held."""

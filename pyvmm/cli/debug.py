@@ -22,7 +22,7 @@ from pyvmm.observe.debug.history import LIMIT
 from pyvmm.observe.debug.live import Live
 from pyvmm.observe.debug.prompt import Prompt
 from pyvmm.observe.debug.session import Session
-from pyvmm.threads import Thread
+from pyvmm.threads import Thread, block_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class Debugged(Run):
         ended: list[StopReason] = []
 
         def run() -> None:
+            block_signals()
             try:
                 ended.append(machine.run(timeout and round(timeout, 1)))
             except BaseException as error:  # for want of a thread, say: the prompt is told

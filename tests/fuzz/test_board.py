@@ -22,26 +22,38 @@ from pyvmm import events
 from pyvmm.backends.net.backend import close_netdevs, open_netdevs
 from pyvmm.bus import Bus
 from pyvmm.cli.devices import DEVICES, NICS
-from pyvmm.config import BootConfig, ChardevConfig, Config, DeviceConfig, NetConfig, SerialConfig
+from pyvmm.config import BootConfig, ChardevConfig, Config, DeviceConfig, DriveConfig, NetConfig, SerialConfig
 from pyvmm.layout import MIB
 from pyvmm.machine import Machine
+from tests.kvm.test_uefi import volume
 from tests.support import vm
 from tests.support.disk import FakeDisk
 
 pytestmark = pytest.mark.kvm
 STEPS = 6000
+KINDS = ("plain", "debugcon", "uefi")
+FLASH = 64 << 10
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x1000, 0xFFFF, 0x8000_0000, 0xFFFF_FFFF, (1 << 64) - 1)
 LEGITIMATE = {events.POWEROFF, events.RESET, events.DEBUG_EXIT, events.WAKE}
 COMMAND_ALL = 0x407  # a PCI function decodes ports and memory, is a bus master, sends no INTx
 
 
 @contextmanager
-def board(path: Path, debugcon: bool) -> Iterator[Machine]:
-    """Everything there is. ``debugcon`` and pc-testdev want the same port."""
-    image = path / "guest.bin"
-    image.write_bytes(vm.HALT)
+def board(path: Path, kind: str) -> Iterator[Machine]:
+    """Everything there is. A ``debugcon`` and pc-testdev want the same port; with ``uefi`` firmware there are other bridges, and flash."""
     devices, netdevs, drives = [], [], {}
-    for number, name in enumerate(name for name in DEVICES if not (debugcon and name == "pc-testdev")):
+    chips: list[DriveConfig] = []
+    if kind == "uefi":
+        image = volume(path, b"\xf4\xeb\xfd")  # hlt; jmp to it
+        for unit, size in enumerate((image.stat().st_size, FLASH)):
+            chips.append(DriveConfig(id=f"pflash{unit}", file="flash", interface="pflash", unit=unit, readonly=not unit))
+            drives[chips[unit].id] = FakeDisk(size)
+        boot = BootConfig(kernel=str(image), fmt="bios")
+    else:
+        image = path / "guest.bin"
+        image.write_bytes(vm.HALT)
+        boot = BootConfig(kernel=str(image), fmt="flat16")
+    for number, name in enumerate(name for name in DEVICES if not (kind == "debugcon" and name == "pc-testdev")):
         options: tuple[tuple[str, str], ...] = ()
         if name in NICS:
             netdevs.append(NetConfig(id=f"net{number}", kind="hubport", options=(("hubid", "0"),)))
@@ -53,13 +65,13 @@ def board(path: Path, debugcon: bool) -> Iterator[Machine]:
             options = (("chardev", "console"),)
         devices.append(DeviceConfig(name=name, options=options))
     config = Config(
-        boot=BootConfig(kernel=str(image), fmt="flat16"), memory=16 * MIB, serials=4 * (SerialConfig(kind="null"),),
+        boot=boot, memory=(64 if chips else 16) * MIB, drives=tuple(chips), serials=4 * (SerialConfig(kind="null"),),
         devices=tuple(devices), netdevs=tuple(netdevs), chardevs=(ChardevConfig(id="console", backend=SerialConfig(kind="null")),),
     )  # fmt: skip
     opened = open_netdevs(config.netdevs)
     try:
         consoles = [vm.Collector() for _ in config.serials]
-        port = vm.Collector() if debugcon else None
+        port = vm.Collector() if kind == "debugcon" else None
         with Machine(config, consoles, debugcon=port, drives=drives, netdevs=opened, chardevs={"console": vm.Collector()}) as machine:
             yield machine
     finally:
@@ -84,8 +96,8 @@ def on(machine: Machine) -> set[type[Any]]:
 
 def test_no_device_is_left_out(tmp_path: Path) -> None:
     there: set[type[Any]] = set()
-    for debugcon in (False, True):
-        with board(tmp_path, debugcon) as machine:
+    for kind in KINDS:
+        with board(tmp_path, kind) as machine:
             there |= on(machine)
     # Behind others: 0xcf9 is the PCI bus's, the PHY the MAC's (MDIC).
     assert {each.__name__ for each in classes() - there} == {"ResetControl", "Phy"}
@@ -94,9 +106,9 @@ def test_no_device_is_left_out(tmp_path: Path) -> None:
 class Guest:
     """The dice, and what they do to a machine."""
 
-    def __init__(self, machine: Machine, seed: int, debugcon: bool) -> None:
+    def __init__(self, machine: Machine, seed: int, kind: str) -> None:
         self.machine = machine
-        self.rng = random.Random(f"board {seed} {debugcon}")
+        self.rng = random.Random(f"board {seed} {kind}")
         self.touched: set[str] = set()
 
     def act(self) -> None:
@@ -127,13 +139,13 @@ class Guest:
             bus.write(address, size, value & (1 << 8 * size) - 1)
 
 
-@pytest.mark.parametrize("debugcon", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(2))
-def test_anything_at_any_device(seed: int, debugcon: bool, tmp_path: Path) -> None:
-    with board(tmp_path, debugcon) as machine:
+def test_anything_at_any_device(seed: int, kind: str, tmp_path: Path) -> None:
+    with board(tmp_path, kind) as machine:
         there = {type(mapping.device).__name__ for bus in (machine.ports, machine.mmio) for mapping in bus.mappings}
         machine.defer = lambda reason: reason.kind in LEGITIMATE  # the guest has ended itself; go on
-        guest = Guest(machine, seed, debugcon)
+        guest = Guest(machine, seed, kind)
         with vm.running(machine):
             for _ in range(STEPS):
                 with machine.lock:

@@ -27,7 +27,7 @@ from pyvmm.observe.debug.abilities import RING3, able
 from pyvmm.observe.debug.conditions import ADDRESS, WATCH
 from pyvmm.observe.debug.lines import Lines
 from pyvmm.observe.debug.mechanisms import Mechanisms
-from pyvmm.observe.debug.standstill import Standstill
+from pyvmm.observe.debug.standstill import MISSED, Standstill
 from pyvmm.observe.debug.stepper import Stepper
 from pyvmm.observe.debug.subject import ExitRecord, Moment, Stop, SubjectError
 from pyvmm.observe.debug.watch import ExitWatch
@@ -263,7 +263,7 @@ class Control:
             if not self._events:
                 self._standstill.release(self._all - self._going)
         with self._news:
-            self._news.wait_for(lambda: self._eventful() or self._is_over)
+            self._news.wait_for(lambda: self._eventful() or self._is_over, MISSED)
         self._standstill.wait()
         if self.on_exits is not None:
             self._tell()  # a vCPU that still waits for its turn to tell counts as parked

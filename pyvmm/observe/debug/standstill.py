@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from pyvmm.machine import Machine
 
+MISSED = 0.25  # seconds until a debugger on the main thread sees a signal that came just before it began to wait
+
 
 class _Job:
     """Something for one vCPU's thread."""
@@ -104,7 +106,7 @@ class Standstill:
         with parking:
             self._job = job
             parking.notify_all()
-            parking.wait_for(lambda: job.done or not job.begun and (self.machine.reason is not None or enough()))
+            parking.wait_for(lambda: job.done or not job.begun and (self.machine.reason is not None or enough()), MISSED)
             self._job = None
         if job.error is not None:
             raise job.error
