@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.config import DriveConfig
     from pyvmm.machine import Machine
 
-FIRST_SLOT = 448  # far above those of RAM and a debugger; every KVM on x86 has had 509 since Linux 3.10
+FIRST_SLOT = 448  # far above those of RAM and a debugger; KVM on x86 has at least 509 since Linux 3.19
 
 
 class Chips:

@@ -124,5 +124,5 @@ def windows(pci: PciBus, memory: int) -> Windows:
     high = [(base, base + size) for base, size in bars if base >= layout.HIGH_RAM]
     if high:
         first = min(base for base, _ in high) & -layout.GIB
-        end = max(first + layout.PCI_MEMORY_64_LENGTH, -(-max(end for _, end in high) // layout.GIB) * layout.GIB)
+        end = min(max(first + layout.PCI_MEMORY_64_LENGTH, -(-max(end for _, end in high) // layout.GIB) * layout.GIB), 1 << 64)
     return (low, layout.IOAPIC), (first, end)

@@ -49,7 +49,6 @@ class History:
     Attributes:
         position: the exit that the machine is behind.
         last: the latest that is known.
-        told: the latest that ``on_exits`` was told of.
         reliving: the machine is in a time that has been before.
         diverged: what was different when it lived through it once more, since the last ``restore``; "" when nothing was.
         enough, on_enough: what to call when the machine, reliving, comes to that exit, or when it has diverged.
@@ -61,7 +60,7 @@ class History:
     def __init__(self, machine: Machine, limit: int = LIMIT) -> None:
         self.machine = machine
         self.limit = limit
-        self.position = self.last = self.told = 0
+        self.position = self.last = 0
         self.reliving = False
         self.diverged = ""
         self.enough = -1
@@ -143,13 +142,10 @@ class History:
     # --- time goes on --------------------------------------------------------------------------------------------------
     def on_exits(self, records: list[ExitRecord]) -> None:
         """``Control.on_exits``."""
-        try:
-            if self.reliving:
-                self._relive(records)
-            else:
-                self._append(records)
-        finally:
-            self.told = records[-1].number
+        if self.reliving:
+            self._relive(records)
+        else:
+            self._append(records)
 
     def _append(self, records: list[ExitRecord]) -> None:
         self.log.add(records)

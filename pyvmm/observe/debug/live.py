@@ -181,7 +181,6 @@ class Live(Forward):
             self.history.amend()
         self.steps, self._end = 0, None
         self.control.rewind(self.history.position)
-        self.history.told = self.history.position
 
     # --- moving forward --------------------------------------------------------------------------------------------------
     def step(self, count: int = 1) -> Stop:
@@ -233,12 +232,8 @@ class Live(Forward):
         return self.landed(self.go(target, only), executed=True)
 
     def go(self, target: int | None, only: frozenset[int] = frozenset()) -> Stop:
-        """``Control.run``, and what it has told the history by then: a vCPU that is about to counts as standing still. For this package."""
-        control, machine = self.control, self.machine
-        stop = control.run(until=target, only=only)
-        with machine.parking:
-            machine.parking.wait_for(lambda: self.history.told == control.number or machine.reason is not None)
-        return stop
+        """``Control.run``. For this package."""
+        return self.control.run(until=target, only=only)
 
     def _look_forward(self, target: int | None) -> Stop | None:
         """In the past: by the log. None: it stands at the present, and has further to go."""
@@ -361,7 +356,6 @@ class Live(Forward):
         with self.control.quiet():
             self.history.restore(number)
         self.control.rewind(number)
-        self.history.told = number
         self.steps = 0
         if self._end is not None and number == self.history.last:
             self.control.ending = self._end[1]

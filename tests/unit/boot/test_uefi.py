@@ -151,6 +151,8 @@ def with_cards(memory: int, *addresses: int) -> tuple[FwCfg, dict[str, bytes]]:
         (2 * GIB, (0x8000_0000,), 2 * GIB, (4 * GIB, 20 * GIB)),
         (2 * GIB + MIB, (0xE0_0000_4000, 0xE0_0000_0000, 0xC000_0000), 3 * GIB, (0xE0_0000_0000, 0xE4_0000_0000)),
         (6 * GIB, (0xE0_0000_4000, 0xE4_4000_0000), 3 * GIB, (0xE0_0000_0000, 0xE4_8000_0000)),
+        (GIB, ((1 << 64) - 0x4000,), 2 * GIB, ((1 << 64) - GIB, 1 << 64)),  # no firmware puts it there: a guest that wants to break us
+        (GIB, (4 * GIB, (1 << 64) - 0x4000), 2 * GIB, (4 * GIB, 1 << 64)),
     ],
 )
 def test_the_dsdt_follows_where_cards_were_put(memory: int, addresses: tuple[int, ...], low: int, high: tuple[int, int]) -> None:
