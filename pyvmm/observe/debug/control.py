@@ -25,6 +25,7 @@ from pyvmm.kvm import uapi
 from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.abilities import RING3, able
 from pyvmm.observe.debug.conditions import ADDRESS, WATCH
+from pyvmm.observe.debug.event import Event, one_at_a_time
 from pyvmm.observe.debug.lines import Lines
 from pyvmm.observe.debug.mechanisms import Mechanisms
 from pyvmm.observe.debug.standstill import MISSED, Standstill
@@ -32,7 +33,6 @@ from pyvmm.observe.debug.stepper import Stepper
 from pyvmm.observe.debug.subject import ExitRecord, Moment, Stop, SubjectError
 from pyvmm.observe.debug.watch import ExitWatch
 from pyvmm.observe.paging import linear_address
-from pyvmm.record import Record
 from pyvmm.runloop import Stop as LeaveLoop
 from pyvmm.snapshot.quiesce import Quiet
 from pyvmm.threads import Condition, Lock
@@ -51,16 +51,6 @@ if TYPE_CHECKING:
 # Ends that are the guest's doing: under a debugger the machine stays to be looked at, and history can go back from there
 _GUESTS = (events.POWEROFF, events.RESET, events.WAKE, events.DEBUG_EXIT, events.HALTED, events.CRASH)
 _MANY = 1 << 62
-
-
-class Event(Record):
-    """What a vCPU's thread found out; ``Stop`` is made of it. Fields: as there; why "" for breakpoints that may be hit, or nothing."""
-
-    why: str
-    vcpu: int = 0
-    hits: list[int] = []
-    exit: int = 0
-    address: int = 0
 
 
 class Control:
@@ -324,6 +314,9 @@ class Control:
         verdict = self.machine.reason or self.ending
         with self.machine.parking:
             found, self._events = self._events, []
+        found, again = one_at_a_time(found)
+        for vcpu in again:
+            self._reported.pop(vcpu, None)
         hits = self.breakpoints.reached(sorted({number for event in found for number in event.hits}))
         stop = Stop(why="", at=self.moment, hits=hits)
         if verdict is not None:
@@ -378,7 +371,8 @@ class Control:
                 self._reported[index] = address
             found = [each for number in numbers if (each := self.breakpoints.get(number)) is not None and each.concerns(index)]
             data = any(each.kind == WATCH for each in found)
-            self.event(Event(why="", vcpu=index, hits=[each.number for each in found], address=address if data else 0))
+            hits = [each.number for each in found]
+            self.event(Event(why="", vcpu=index, hits=hits, address=address if data else 0, ahead=not passed and not data))
 
     def exit_done(self, index: int, frozen: bytes = b"", time: int = 0, rip: int = 0, answer: bytes = b"") -> None:
         """User space has answered an exit of a vCPU."""
@@ -388,14 +382,15 @@ class Control:
             self.steps = 0
             if self.on_exits is not None:
                 self._records.append(ExitRecord(number=number, vcpu=index, time=time - self._epoch, frozen=frozen, answer=answer, rip=rip))
-        if self.on_exits is not None and self._watches[index].settle():
-            self._rest()
+        settled = self.on_exits is not None and self._watches[index].settle()
         if hits:
             self.event(Event(why="", vcpu=index, hits=hits, exit=number))
         elif self._until is not None and number >= self._until:
             self.event(Event(why=subject.EXIT, vcpu=index, exit=number))
         elif self.mechanisms.overdue(index):
             self.event(Event(why=""))
+        if settled:
+            self._rest()  # last: standing counts as parked, so this move may be over, and the next on its way, when it returns
 
     def _rest(self) -> None:
         """Brings the machine to rest and tells ``on_exits``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from pyvmm import catalogue
@@ -9,7 +11,12 @@ from pyvmm.observe.debug import subject
 from pyvmm.observe.debug.conditions import ADDRESS, Breakpoint
 from pyvmm.observe.debug.subject import Moment
 from tests.support.living import living
+from tests.support.process import wait_until
 from tests.support.timetravel import settings, there_and_back
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.kvm
 
@@ -53,6 +60,24 @@ def test_the_smallest_history_keeps_the_first_and_the_last() -> None:
         assert live.history._numbers == [0, live.history.last]
         assert live.back(3).why == subject.ARRIVED
         assert live.run().why == subject.END
+
+
+def test_a_thread_that_comes_late_to_tell_does_not_end_the_next_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The debugger's thread has told of the last exit; the vCPU's, which counts as parked, gets its turn in the middle of the next move."""
+    with living(settings("hello"), limit=1) as live:
+        control, mover = live.control, threading.get_ident()
+        late: list[bool] = []
+
+        def tell(told: Callable[[], None] = control._tell) -> None:
+            if threading.get_ident() != mover and control.ending is not None:
+                wait_until(lambda: control._until is not None, "the next move", 30)
+                late.append(True)
+            told()
+
+        monkeypatch.setattr(control, "_tell", tell)
+        assert live.run().why == subject.END
+        last = live.history.last
+        assert live.back(3).why == subject.ARRIVED and live.at == Moment(exit=last - 3) and late
 
 
 def test_another_way_is_noticed_and_told() -> None:
