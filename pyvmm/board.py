@@ -16,7 +16,7 @@ from pyvmm.devices.pci.bus import PciBus
 from pyvmm.devices.pci.host import HostBridge
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.serial import Serial
-from pyvmm.devices.system_ports import BochsShutdown, KeyboardReset, PostPort, ResetControl, SystemPortA
+from pyvmm.devices.system_ports import BochsShutdown, EmptyIde, KeyboardReset, PostPort, ResetControl, SystemPortA
 from pyvmm.errors import ConfigError, KvmError
 
 TYPE_CHECKING = False
@@ -65,6 +65,11 @@ def populate(machine: Machine, consoles: list[Console], debugcon: Console | None
         machine.ports.add(layout.PORT_I8042_COMMAND, 1, keyboard.command_port, width=1)
     else:
         port(layout.PORT_I8042_COMMAND, 1, KeyboardReset(stop), width=1)
+    if firmware and firmware.IDE:
+        for number, (base, control) in enumerate(layout.PORTS_IDE):
+            channel = EmptyIde(f"ide{number}")
+            port(base, 8, channel)
+            machine.ports.add(control, 1, channel, width=1)
     port(layout.PORT_POST, 1, PostPort(), width=1)
     port(layout.PORT_SYSTEM_A, 1, SystemPortA(stop), width=1)
     ram = [(region.gpa, region.size) for region in machine.memory.regions] + [(machine.plan.kernel_pages, 4 * layout.PAGE)]
@@ -108,7 +113,7 @@ def _firmware(machine: Machine) -> Any:
         return None
     from pyvmm.boot import firmware, uefi
 
-    return uefi if machine.plan.format == uefi.FORMAT else firmware
+    return uefi if machine.plan.format in (uefi.FORMAT, uefi.OTHER) else firmware
 
 
 def _optional(machine: Machine, device: DeviceConfig) -> None:

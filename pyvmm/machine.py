@@ -184,7 +184,7 @@ class Machine:
             self.vcpus.append(vcpu)
             self._idents.append(0)
             vcpu.set_cpuid(model.leaves(index))
-            vcpu.set_msrs({_MTRR_DEF_TYPE: 0 if self.plan.format == "uefi" else _MTRR_WRITE_BACK})  # OVMF sets them, from 0
+            vcpu.set_msrs({_MTRR_DEF_TYPE: 0 if self.plan.format in ("uefi", "rom") else _MTRR_WRITE_BACK})  # set by it, from 0
             vcpu.use_signal_mask(_ALL_SIGNALS & ~(1 << KICK - 1))
             self.runloops.append(
                 RunLoop(

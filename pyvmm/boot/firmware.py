@@ -49,6 +49,7 @@ ORDER = "acdn"  # floppy, disk, CD, network: 1 to 4
 KEY_BOOT_MENU, KEY_IRQ0_OVERRIDE = 0x0E, 0x8002
 PORT_PM = layout.PORT_ACPI_PM
 KEYBOARD = True  # there is a controller for one
+IDE = False
 
 
 def plan(image: Image, config: Config, rule: str) -> BootPlan:
@@ -62,14 +63,14 @@ def plan(image: Image, config: Config, rule: str) -> BootPlan:
         raise ConfigError("-initrd, -append, -address and -entry do not go with firmware: it starts what is on a disk")
     from pyvmm.boot import uefi
 
+    if any(drive.interface == "pflash" for drive in config.drives) and not uefi.is_uefi(image):
+        raise image.error("is no UEFI firmware, which is what flash is for: give it as -bios")
     if uefi.fits(image):
         return uefi.plan(image, config, rule)
-    if any(drive.interface == "pflash" for drive in config.drives):
-        raise image.error("is no UEFI firmware, which is what flash is for: give it as -bios")
     size = len(image)
-    if size % UNIT or size > ROM_MAX:
+    if size % UNIT:
         raise image.error(
-            f"{ram_text(size)} are no PC firmware: it has a multiple of 64 KiB, at most {ram_text(ROM_MAX)} "
+            f"{ram_text(size)} are no PC firmware: it has a multiple of 64 KiB "
             "(Debian's package seabios: /usr/share/seabios/bios-256k.bin), or begins with a firmware volume, for UEFI"
         )
     if config.memory < MEMORY_MIN:

@@ -17,7 +17,7 @@ class BootPlan(Record):
     """Memory contents and CPU state that start a guest.
 
     Fields:
-        format: "flat16", "flat32", "flat64", "elf32", "elf64", "multiboot", "pvh", "linux", "linux32", "vmlinux", "bios" or "uefi".
+        format: "flat16", "flat32", "flat64", "elf32", "elf64", "multiboot", "pvh", "linux", "linux32", "vmlinux", "bios", "uefi" or "rom".
         rule: one line: by which rule the format was recognised.
         mode: "real", "protected" or "long".
         entry: linear address of the first instruction.

@@ -1,8 +1,9 @@
-"""UEFI firmware in place of a guest: an OVMF image from its reset vector, and what it finds in fw_cfg beside what a BIOS does.
+"""Firmware for a PC with Intel's chip set in place of a guest: an OVMF image, or a U-Boot's, from its reset vector, and what it finds.
 
-The image stands at the end of the first 4 GiB, read-only. It is known by the firmware volume that it begins with (PI 1.7 Vol. 3,
-3.2.1: "_FVH" at offset 40). OVMF unpacks itself into RAM, takes memory from etc/e820 and the ACPI tables by the same script as a
-BIOS, and gives the PCI cards new addresses, to which the DSDT is fitted when it asks for that script, as QEMU does.
+The image stands at the end of the first 4 GiB, read-only. UEFI firmware is known by the firmware volume that it begins with (PI 1.7
+Vol. 3, 3.2.1: "_FVH" at offset 40), other by being larger than a BIOS. OVMF unpacks itself into RAM, takes memory from etc/e820 and
+the ACPI tables by the same script as a BIOS, and gives the PCI cards new addresses, to which the DSDT is fitted when it asks for that
+script, as QEMU does. U-Boot does much the same, and takes IDE for granted.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from pyvmm.devices.pci.bus import PciBus
     from pyvmm.devices.pci.function import PciFunction
 
-FORMAT = "uefi"
+FORMAT, OTHER = "uefi", "rom"
 VOLUME, VOLUME_AT = b"_FVH", 40
 ROM_MAX = layout.HIGH_RAM - layout.UEFI_ROM
 RESET_VECTOR = 16  # bytes before the end
 MEMORY_MIN = 64 * layout.MIB
 PORT_PM = layout.PORT_ACPI_PM_UEFI
 KEYBOARD = False  # no controller: see KeyboardReset
+IDE = True  # two channels, with nothing on them
 
 TWO_GIB = 2 * layout.GIB
 ENDS = {b"scsi": b"/disk@0,0", b"ethernet": b"/ethernet-phy@0"}  # of a device path in bootorder: what it compares in full
@@ -41,6 +43,11 @@ items, cmos = firmware.items, firmware.cmos
 
 
 def fits(image: Image) -> bool:
+    """Whether it is for this machine: it begins as firmware for UEFI does, or is larger than a BIOS."""
+    return is_uefi(image) or len(image) > firmware.ROM_MAX
+
+
+def is_uefi(image: Image) -> bool:
     """Whether it begins as firmware for UEFI does."""
     return bytes(image.data[VOLUME_AT : VOLUME_AT + len(VOLUME)]) == VOLUME
 
@@ -51,18 +58,25 @@ def plan(image: Image, config: Config, rule: str) -> BootPlan:
     Raises:
         ImageError: this is no firmware for the place. ConfigError: too little memory.
     """
-    size = len(image)
-    if size % layout.PAGE or size > ROM_MAX:
-        raise image.error(f"{ram_text(size)} are no UEFI firmware: it has a multiple of 4 KiB, at most {ram_text(ROM_MAX)}")
+    size, uefi = len(image), is_uefi(image)
+    if size % (layout.PAGE if uefi else firmware.UNIT) or size > ROM_MAX:
+        if uefi:
+            raise image.error(f"{ram_text(size)} are no UEFI firmware: it has a multiple of 4 KiB, at most {ram_text(ROM_MAX)}")
+        raise image.error(
+            f"{ram_text(size)} are no PC firmware: a BIOS has a multiple of 64 KiB, at most {ram_text(firmware.ROM_MAX)} (Debian's package "
+            f"seabios: /usr/share/seabios/bios-256k.bin), other firmware at most {ram_text(ROM_MAX)}"
+        )
     if len(set(image.data[-RESET_VECTOR:])) == 1:
-        raise image.error("holds a UEFI firmware's variables and no code: give the image of the code (OVMF_CODE_4M.fd, OVMF.fd)")
+        if uefi:
+            raise image.error("holds a UEFI firmware's variables and no code: give the image of the code (OVMF_CODE_4M.fd, OVMF.fd)")
+        raise image.error("is no PC firmware: nothing is at its end, where a processor begins")
     if config.memory < MEMORY_MIN:
-        raise ConfigError(f"{ram_text(config.memory)} of guest memory are too little for UEFI firmware: give -m at least 64M")
+        raise ConfigError(f"{ram_text(config.memory)} of guest memory are too little for this firmware: give -m at least 64M")
     state = real_mode(0)
     state.cs = state.cs.replace(base=firmware.RESET_BASE, selector=firmware.RESET_SEGMENT)
     state.cr0, state.rip = firmware.CR0_AT_RESET, firmware.RESET_OFFSET
     return BootPlan(
-        format=FORMAT,
+        format=FORMAT if uefi else OTHER,
         rule=rule,
         mode="real",
         entry=firmware.RESET_BASE + firmware.RESET_OFFSET,

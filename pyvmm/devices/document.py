@@ -14,7 +14,7 @@ DEVICES = (
     ("Keyboard controller", f"ports {layout.PORT_I8042_DATA:#x} and {layout.PORT_I8042_COMMAND:#x}, IRQ 1", "i8042_regs:REGISTERS"),
     (
         "ACPI power management",
-        f"ports from {layout.PORT_ACPI_PM:#x} ({layout.PORT_ACPI_PM_UEFI:#x} with UEFI firmware), IRQ {layout.IRQ_SCI} (SCI)",
+        f"ports from {layout.PORT_ACPI_PM:#x} ({layout.PORT_ACPI_PM_UEFI:#x} with UEFI firmware or U-Boot), IRQ {layout.IRQ_SCI} (SCI)",
         "acpi_pm_regs:REGISTERS",
     ),
     ("PCI bus", f"ports {layout.PORT_PCI_CONFIG:#x}-{layout.PORT_PCI_CONFIG + 7:#x}, bus 0 only", "pci.bus_regs:REGISTERS"),

@@ -1,6 +1,6 @@
-"""The PC's small system ports: A20 and fast reset (0x92), reset control (0xCF9), POST code (0x80), Bochs' power-off string (0x8900).
-The speaker's gate (0x61) comes with KVM's PIT. One byte each; map each with length 1, but not the reset control: its byte lies
-among PCI's ports, and the PCI bus hands it on.
+"""The PC's small system ports: A20 and fast reset (0x92), reset control (0xCF9), POST code (0x80), Bochs' power-off string (0x8900), and
+those of what is not there: a keyboard (0x64), disks (0x1F0, 0x170). The speaker's gate (0x61) comes with KVM's PIT. One byte each, but
+for IDE; map each with length 1, but not the reset control: its byte lies among PCI's ports, and the PCI bus hands it on.
 
 The A20 gate is kept for reading back, but addresses are never wrapped: KVM has no A20 mask, and nothing since the
 80286 wants one.
@@ -97,6 +97,29 @@ class KeyboardReset:
     def write(self, offset: int, size: int, value: int) -> None:
         if value & 0xF1 == 0xF0:
             self.request_stop(StopReason(kind=RESET, detail=f"keyboard controller command {value & 0xFF:#x}"))
+
+    def reset(self) -> None:
+        pass
+
+
+class EmptyIde:
+    """An IDE channel with nothing on it: what is read is 0, not busy and no device, as from QEMU's.
+
+    For firmware that takes IDE for granted on this chip set: U-Boot waits half a minute for the floating bus, which reads "busy", of a
+    machine without.
+    """
+
+    registers = "pyvmm.devices.system_ports_regs:EMPTY_IDE"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = PortState()
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        pass
 
     def reset(self) -> None:
         pass

@@ -31,3 +31,7 @@ RESET_CONTROL = (
 )
 POST = (Register(name="POST", offset=0, size=1, access="rw", section="AT POST code"),)
 BOCHS_SHUTDOWN = (Register(name="SHUTDOWN", offset=0, size=1, access="w", section='Bochs: "Shutdown" switches off'),)
+EMPTY_IDE = tuple(
+    Register(name=name, offset=offset, size=1, access="rw", section="ATA/ATAPI-6, clause 7")
+    for offset, name in enumerate(("DATA", "ERROR", "COUNT", "LBA_LOW", "LBA_MID", "LBA_HIGH", "DEVICE", "STATUS"))
+)

@@ -17,6 +17,7 @@ TDBAL, TDBAH, TDLEN, TDH, TDT = 0x03800, 0x03804, 0x03808, 0x03810, 0x03818
 TIDV, TXDCTL, TADV = 0x03820, 0x03828, 0x0382C
 RXCSUM, MTA, RA, VFTA = 0x05000, 0x05200, 0x05400, 0x05600
 WUC, WUFC, WUS, IPAV, MANC, IP4AT, IP6AT = 0x05800, 0x05808, 0x05810, 0x05838, 0x05820, 0x05840, 0x05880
+SWSM = 0x05B50  # of later cards; U-Boot's driver takes the semaphore on any before it reads the EEPROM
 
 ADDRESSES = 16  # RA
 TABLE_WORDS = 128  # MTA, VFTA
@@ -102,6 +103,7 @@ def _plain() -> dict[int, tuple[int, int]]:
         WUS: (0, 0xF_00FF),
         IPAV: (0, 0x1_000F),
         MANC: (0, _ALL),
+        SWSM: (0, 0xF),
     }
     for index in range(4):
         table[IP4AT + 8 * index] = table[IP6AT + 4 * index] = (0, _ALL)

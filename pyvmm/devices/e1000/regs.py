@@ -139,6 +139,7 @@ REGISTERS = (
     _reg("WUS", 0x05810, "13.6.3"),
     _reg("MANC", 0x05820, "13.6", bits("SMBUS_EN 0", "ARP_EN 13")),
     _reg("IPAV", 0x05838, "13.6.4", bits("V4 3:0", "V6 16")),
+    _reg("SWSM", 0x05B50, "82571 and later", bits("SMBI 0", "SWESMBI 1", "WMNG 2", "DRV_LOAD 3")),
     *_counters(),
 )  # fmt: skip
 

@@ -114,6 +114,7 @@ _E1000 = {
     "TXDCTL": "transmit descriptors, thresholds", "TADV": "longest delay of it", "TSPMT": "segmentation", "RXCSUM": "receive checksums",
     "MTA": "multicast hash table", "VFTA": "VLANs that pass", "WUC": "wake-up control", "WUFC": "what wakes up", "WUS": "what woke up",
     "MANC": "management", "IPAV": "IP addresses that wake up",
+    "SWSM": "who has the EEPROM, on later cards",
     **{f"RAL{index}": f"receive address {index}, first four bytes" for index in range(16)},
     **{f"RAH{index}": f"receive address {index}, last two bytes" for index in range(16)},
 }  # fmt: skip
@@ -152,6 +153,10 @@ MEANINGS: dict[str, dict[str, str]] = {
     _D + "system_ports_regs:PORT_A": {"PORTA": "fast A20 and fast reset"},
     _D + "system_ports_regs:RESET_CONTROL": {"RST_CNT": "reset control"},
     _D + "system_ports_regs:KEYBOARD_RESET": {"STATUS": "all ones: there is no controller", "COMMAND": "0xfe resets, there as here"},
+    _D + "system_ports_regs:EMPTY_IDE": {
+        "DATA": "no disk", "ERROR": "no disk", "COUNT": "no disk", "LBA_LOW": "no disk", "LBA_MID": "no disk", "LBA_HIGH": "no disk",
+        "DEVICE": "no disk", "STATUS": "0: nothing is on this channel",
+    },
     _D + "system_ports_regs:POST": {"POST": "progress of the power-on self test; a write here also serves as a short delay"},
     _D + "system_ports_regs:BOCHS_SHUTDOWN": {"SHUTDOWN": "the letters of Shutdown, one by one, switch off"},
     _D + "pc_testdev_regs:LATCH": {"LATCH": "four bytes of storage"},

@@ -62,8 +62,13 @@ def test_variables_alone_are_no_firmware() -> None:
 
 
 def test_a_large_file_that_is_no_firmware_volume() -> None:
-    with pytest.raises(ImageError, match="at most 256 KiB .*or begins with a firmware volume, for UEFI"):
+    """U-Boot's has no mark; what has nothing at the reset vector is none."""
+    found = made(bytes(MIB - 16) + bytes(range(16)))
+    assert (found.format, len(found.rom), found.entry) == (uefi.OTHER, MIB, 0xFFFF_FFF0)
+    with pytest.raises(ImageError, match="nothing is at its end"):
         made(bytes(2 * MIB))
+    with pytest.raises(ImageError, match="a BIOS has a multiple of 64 KiB, at most 256 KiB .*, other firmware at most 8 MiB"):
+        made(bytes(range(16)) * (9 * MIB // 16))
 
 
 def test_it_needs_memory_and_no_kernel() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.devices.system_ports import BochsShutdown, KeyboardReset, PostPort, ResetControl, SystemPortA
+from pyvmm.devices.system_ports import BochsShutdown, EmptyIde, KeyboardReset, PostPort, ResetControl, SystemPortA
 from pyvmm.events import POWEROFF, RESET
 from tests.support.fakes import StopSink
 
@@ -26,6 +26,15 @@ def test_without_a_keyboard_controller_there_is_its_reset() -> None:
     assert stop.kinds == []
     port.write(0, 1, 0xFE)
     assert stop.kinds == [RESET]
+
+
+def test_an_ide_channel_with_nothing_on_it_is_not_busy() -> None:
+    """A floating bus would read 0xff: busy."""
+    channel = EmptyIde("ide0")
+    channel.write(6, 1, 0xA0)
+    channel.write(7, 1, 0xEC)
+    channel.reset()
+    assert [channel.read(offset, 1) for offset in range(8)] == [0] * 8 and channel.read(0, 4) == 0
 
 
 def test_port92_resets_on_the_edge_of_bit_0_and_keeps_it() -> None:
