@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import features, linux, netlinux, netns, network, pcapfile
+from tests.support import features, linux, netlinux, netns, network, pcapfile, qemu_peer
 from tests.support.process import wait_until
 from tests.support.wirepeer import GONE, Neighbour, Server
 
@@ -307,28 +307,18 @@ mkfifo /tmp/open; sleep 1000 >/tmp/open & # busybox's nc at the other end leaves
 tries=0; while ! nc 10.7.0.1 7001 </tmp/open >/tmp/got && [ $tries -lt 60 ]; do sleep 0.5; tries=$((tries + 1)); done
 sha256sum </tmp/got
 """
-QEMU = ["qemu-system-x86_64", "-M", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-display", "none",
-        "-serial", "stdio"]  # fmt: skip
 
 
-# QEMU beside pyvmm on host B brings its kernel down ("corrupted stack end", guests of both that triple-fault): by hand only. The tiny
-# guests of tests/kvm/test_network.py do the same with QEMU on any KVM.
-PAIRS = [("e1000", "virtio_net"), *([("virtio_net", "qemu")] if os.environ.get("PYVMM_FULL") else [])]
-
-
-@pytest.mark.parametrize(("server", "caller"), PAIRS)
-def test_two_guests_by_tcp(server: str, caller: str, tmp_path: Path) -> None:
-    """pyvmm with pyvmm, and with QEMU's e1000: TCP both ways over a stream."""
-    if caller == "qemu" and shutil.which(QEMU[0]) is None:
-        pytest.skip("QEMU is not installed (Debian: qemu-system-x86)")
+def test_two_guests_by_tcp(tmp_path: Path) -> None:
+    """pyvmm with pyvmm: TCP both ways over a stream."""
     wire, processes = tmp_path / "wire", []
-    for name, driver, job in (("server", server, SERVES), ("caller", caller, CALLS)):
+    for name, driver, job in (("server", "e1000", SERVES), ("caller", "virtio_net", CALLS)):
         on = "on" if name == "server" else "off"
-        who = QEMU if driver == "qemu" else [sys.executable, "-m", "pyvmm", "run", "--timeout", str(LIMIT)]
         card = "virtio-net-pci" if driver == "virtio_net" else "e1000"
-        given = options(DRIVER="e1000" if driver == "qemu" else driver, SIZE=SIZE // 4) + netlinux.FUNCTIONS + job
+        given = options(DRIVER=driver, SIZE=SIZE // 4) + netlinux.FUNCTIONS + job
         command = [
-            *who, "-kernel", str(linux.image(netlinux.KERNEL, "bzimage")), "-initrd", str(netlinux.initrd(given, tmp_path / name)),
+            sys.executable, "-m", "pyvmm", "run", "--timeout", str(LIMIT), "-kernel", str(linux.image(netlinux.KERNEL, "bzimage")),
+            "-initrd", str(netlinux.initrd(given, tmp_path / name)),
             "-append", "console=ttyS0 quiet panic=-1", "-m", "256", "-no-reboot",
             "-netdev", f"stream,id=n,server={on},addr.type=unix,addr.path={wire}", "-device", f"{card},netdev=n",
         ]  # fmt: skip
@@ -342,6 +332,36 @@ def test_two_guests_by_tcp(server: str, caller: str, tmp_path: Path) -> None:
             process.wait()
     first, second = sums(serving["sums"]), sums(calling["sums"])
     assert len(first) == 2 and first == second[::-1], (serving, calling)
+
+
+@pytest.fixture
+def qemu() -> Iterator[str]:
+    """HOST:PORT of a wire with a guest of QEMU's at the other end."""
+    if reason := qemu_peer.why_not():
+        pytest.skip(reason)
+    if "PYVMM_PEER" in os.environ:
+        yield os.environ["PYVMM_PEER"]
+        return
+    with qemu_peer.Peer() as peer:
+        yield f"127.0.0.1:{peer.port}"
+
+
+@pytest.mark.parametrize(("driver", "card"), [("e1000", "e1000"), ("virtio_net", "virtio-net-pci")])
+def test_tcp_with_a_guest_of_qemu(qemu: str, driver: str, card: str, tmp_path: Path) -> None:
+    host, port = qemu.split(":")
+    job = f"""
+section load; load $DRIVER; sleep 1; ip addr add 10.7.0.2/24 dev eth0; ip link set eth0 up; wait_for 60 carrier eth0 1
+wait_for 120 ping -c 1 -W 1 {qemu_peer.ADDRESS}
+section ping; ping -q -c 20 -i 0.01 {qemu_peer.ADDRESS}
+section put; head -c $SIZE /dev/urandom >/tmp/random; sha256sum </tmp/random; wait_for 60 nc {qemu_peer.ADDRESS} 7000 -e cat /tmp/random
+section get; nc {qemu_peer.ADDRESS} 7001 </dev/null | sha256sum
+section warnings; dmesg -r | sed -n 's/^<[0-4]>//p'
+"""
+    wire = f"stream,id=n,addr.type=inet,addr.host={host},addr.port={port},reconnect=1"
+    found = boot(options(DRIVER=driver, SIZE=SIZE // 4) + job, "-netdev", wire, "-device", f"{card},netdev=n", scratch=tmp_path)
+    pinged(found["ping"], 20)
+    assert len(sums(found["put"])) == 1 and sums(found["put"]) == sums(found["get"]), found
+    assert not warnings(found["warnings"]), found["warnings"]
 
 
 def test_tap_in_a_namespace(tmp_path: Path) -> None:

@@ -84,14 +84,13 @@ def environment(extra: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def qemu_command(
-    kernel: Path, initrd: Path, console: Path, smp: int, memory: int, results: Path | None, icount: bool = False
-) -> list[str]:
+def qemu_command(kernel: Path, initrd: Path, console: Path, results: Path | None, options: argparse.Namespace) -> list[str]:
     # A comma ends an option's value, unless it is doubled.
     shares = [("root", "/", "on")] + ([("results", str(results).replace(",", ",,"), "off")] if results else [])
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    command += ["-accel", f"tcg,thread={'single' if icount else 'multi'}", "-cpu", "max,+svm,+npt", "-smp", str(smp), "-m", str(memory)]
-    if icount:  # an instruction takes 2 ns by every clock in there, however busy this machine is; idle time passes at once
+    command += ["-accel", f"tcg,thread={'single' if options.icount else 'multi'}", "-cpu", "max,+svm,+npt"]
+    command += ["-smp", str(options.smp), "-m", str(options.memory)]
+    if options.icount:  # an instruction takes 2 ns by every clock in there, however busy this machine is; idle time passes at once
         command += ["-icount", "shift=1,sleep=off"]
     command += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", _KERNEL_LINE]
     # The kernel's console and the command's output go different ways: nothing a test prints (a guest's own panic,
@@ -103,6 +102,8 @@ def qemu_command(
     for tag, path, readonly in shares:
         share = f"local,path={path},security_model=none,mount_tag={tag},readonly={readonly},multidevs=remap"
         command += ["-virtfs", share]
+    if options.net:  # behind the others: the port for the output is named after its place among virtio's devices
+        command += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"]
     return command
 
 
@@ -118,7 +119,7 @@ def run_once(job: Job, options: argparse.Namespace, scratch: Path, base: bytes) 
     kernel = debian.kernel("generic").vmlinux()
     patience = 10 if options.icount else 1  # it is slower, and chosen where other work keeps this machine busy
     outcome = emulator.run(
-        qemu_command(kernel, initrd, console, options.smp, options.memory, job.results, options.icount),
+        qemu_command(kernel, initrd, console, job.results, options),
         token=token,
         limits=emulator.Limits(options.timeout, min(patience * _BOOT_SECONDS, options.timeout), patience * _SILENCE_SECONDS),
         sink=emulator.to_stdout,
@@ -145,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
         options.results = options.results.resolve()
     job = Job(tuple(options.command), Path.cwd(), environment(options.env), options.results)
     kernel = debian.kernel("generic")
-    modules = initramfs.modules(kernel, _SYSTEM_MODULES, "modules/system.order")
+    modules = initramfs.modules(kernel, _SYSTEM_MODULES + ("virtio_net",) * options.net, "modules/system.order")
     modules += initramfs.modules(kernel, _KVM_MODULES, "modules/kvm.order")
     base = initramfs.build(_INIT.read_text(), extra=modules)
     for attempt in (1, 2):
@@ -173,6 +174,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=4096, metavar="MB")
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="emulated CPUs (default 1: more fail now and then)")
     parser.add_argument("--icount", action="store_true", help="clocks in there count instructions: figures that noise cannot touch")
+    parser.add_argument("--net", action="store_true", help="a network card: servers of this machine are at 10.0.2.2 in there")
     parser.add_argument("--env", action="append", default=[], metavar="K=V")
     parser.add_argument("--once", action="store_true", help=f"no second try when the host locks up: status {AGAIN} then")
     parser.add_argument("--results", type=Path, metavar="DIR", help="shared writable, under the same path")

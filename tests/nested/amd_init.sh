@@ -48,6 +48,10 @@ if [ -n "$RESULTS" ]; then
         echo "nested-init: no results share" >/new/dev/console
 fi
 ip link set lo up
+if [ -e /sys/class/net/eth0 ]; then
+    ip addr add 10.0.2.15/24 dev eth0
+    ip link set eth0 up
+fi
 hostname nested-amd
 cp /job.sh /new/run/job.sh
 

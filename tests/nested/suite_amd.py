@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from time import monotonic
@@ -37,12 +38,13 @@ TESTS = [
     "tests/kvm/test_sandbox.py::test_an_escaped_device_gets_nowhere[open]",
     "tests/kvm/test_sandbox.py::test_no_path_is_opened_after_the_door_is_closed",
 ]
+BESIDE_QEMU = {"tests", "tests/boot", "tests/boot/test_network.py"}  # have a test for which a guest of QEMU's runs out here
 
 
 def main() -> int:
     """Arguments go to pytest inside; the default is TESTS."""
     sys.path.insert(0, str(ROOT))
-    from tests.support import debian, linux, netlinux, rootfs
+    from tests.support import debian, linux, netlinux, qemu_peer, rootfs
 
     debian.require({"mke2fs": "e2fsprogs"})
     for flavour in ("cloud", "generic"):  # download and unpack out here: the L1 host has no network
@@ -53,7 +55,12 @@ def main() -> int:
     rootfs.cached()
     tests = sys.argv[1:] or (["tests/boot", "tests/kvm"] if os.environ.get("PYVMM_FULL") else TESTS)
     keep = [f"--env={name}={os.environ[name]}" for name in ("PYVMM_CACHE", "PYVMM_FULL", "PYVMM_XDIST", "HOME") if name in os.environ]
-    with tempfile.TemporaryDirectory(prefix="pyvmm-suite-") as results:
+    with ExitStack() as stack:
+        if {test.partition("::")[0].rstrip("/") for test in tests} & BESIDE_QEMU:
+            peer = stack.enter_context(qemu_peer.Peer())
+            keep += ["--net", f"--env=PYVMM_PEER=10.0.2.2:{peer.port}"]
+            stack.callback(lambda: print(f"suite: the guest of QEMU printed:\n{peer.printed()}", flush=True))
+        results = stack.enter_context(tempfile.TemporaryDirectory(prefix="pyvmm-suite-"))
         return run(tests, keep, Path(results), min(len(os.sched_getaffinity(0)), MOST_HOSTS))
 
 
