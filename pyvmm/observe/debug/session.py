@@ -106,8 +106,9 @@ class Session:
         if not word:
             raise CommandError(f"'{line[:40]}' is no command: help lists them")
         format_ = ""
-        if rest.startswith("/"):
-            format_, _, rest = rest[1:].partition(" ")
+        apart = rest.lstrip()  # x /4i $rip, as QEMU's monitor and gdb also take it
+        if rest.startswith("/") or apart.startswith("/") and self.commands.find(word).name in _FORMATTED:
+            format_, _, rest = apart[1:].partition(" ")
         elif rest and not rest[0].isspace() and rest[0] not in "*$&({'\"0123456789-+=":
             raise CommandError(f"no command '{line.split()[0][:40]}': help lists them")
         return self.commands.find(word), format_, rest

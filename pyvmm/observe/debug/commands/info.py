@@ -14,6 +14,8 @@ from pyvmm.observe.paging import linear_address, mode_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyvmm.observe.debug.session import Session
 
 _CONSOLE = 2000  # bytes
@@ -39,6 +41,8 @@ def listed(line: Line) -> str:
 
 def _registers(session: Session, line: Line) -> Reply:
     regs, sregs = session.subject.regs(session.vcpu), session.subject.sregs(session.vcpu)
+    if line.words == ["-a"]:
+        return _all_registers(session, line)
     if line.text:
         lines, data = [], {}
         for word in line.words:
@@ -50,6 +54,17 @@ def _registers(session: Session, line: Line) -> Reply:
             lines.append(f"{line.style.name(f'{name:<8}')} {value:#x} ({value}){session.place(value)}")
         return Reply(text="\n".join(lines), data=data)
     return Reply(text="\n".join(cpu.general(regs, sregs, set(), line.style)), data=registers.general(regs))
+
+
+def _all_registers(session: Session, line: Line) -> Reply:
+    """Of all vCPUs, as QEMU's monitor has it."""
+    lines: list[str] = []
+    data: list[dict[str, Any]] = []
+    for vcpu in range(session.subject.vcpus):
+        regs, sregs = session.subject.regs(vcpu), session.subject.sregs(vcpu)
+        lines += [f"vCPU {vcpu}", *cpu.general(regs, sregs, set(), line.style), *cpu.system(sregs, regs.rflags, line.style)]
+        data.append({**registers.general(regs), **registers.control(sregs)})
+    return Reply(text="\n".join(lines), data=data)
 
 
 def _sregs(session: Session, line: Line) -> Reply:
@@ -203,10 +218,10 @@ INFO = Table(
         Command(
             name="registers",
             aliases=("r", "reg", "all-registers"),
-            arguments="[NAME ...]",
+            arguments="[NAME ...|-a]",
             completes=("register",),
             run=_registers,
-            help="general registers, rip, flags",
+            help="general registers, rip, flags; -a: all, of all vCPUs",
         ),
         Command(name="sregs", aliases=("system", "cr"), run=_sregs, help="mode, control registers, segments, descriptor tables"),
         Command(name="vcpus", aliases=("threads", "cpus"), run=_vcpus, help="every vCPU and where it is"),
