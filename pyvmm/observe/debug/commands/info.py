@@ -218,10 +218,10 @@ INFO = Table(
         Command(
             name="registers",
             aliases=("r", "reg", "all-registers"),
-            arguments="[NAME ...|-a]",
+            arguments="[NAME ...]",
             completes=("register",),
             run=_registers,
-            help="general registers, rip, flags; -a: all, of all vCPUs",
+            help="general registers, rip, flags; -a: all",
         ),
         Command(name="sregs", aliases=("system", "cr"), run=_sregs, help="mode, control registers, segments, descriptor tables"),
         Command(name="vcpus", aliases=("threads", "cpus"), run=_vcpus, help="every vCPU and where it is"),
