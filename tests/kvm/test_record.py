@@ -325,7 +325,7 @@ def test_keyframes_of_several_vcpus(small: bool, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("small", [True, False])
 def test_two_vcpus_that_exit_all_the_time(small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each counts in memory, then writes to a port, 100 times: behind exit n memory has counted n, or one more if the other is in between."""
+    """Each counts in memory and writes to a port, 100 times: behind exit n memory has counted n, one more if the other is in between."""
     again = bytes.fromhex("f0ff05 00002000 e680 49")  # lock inc [2 MiB]; out 0x80, al; dec ecx
     done = bytes.fromhex("f0ff05 08002000 833d 08002000 02 72f7")  # lock inc [2 MiB + 8]; wait: cmp [2 MiB + 8], 2; jb wait
     code = b"\xb9\x64\0\0\0" + again + b"\x75" + bytes([256 - len(again) - 2]) + done + POWER_OFF  # mov ecx, 100; jnz again
