@@ -124,7 +124,7 @@ class Cards:
             from pyvmm.devices.virtio.pci import VirtioPci
 
             vectors = config.number("vectors", -1, 0, MAX_VECTORS)
-            card = VirtioPci(device, machine.memory, machine.vm.msi, bind, None if vectors < 0 else vectors)
+            card = VirtioPci(device, machine.memory, machine.vm.msi, bind, None if vectors < 0 else vectors, config.transitional)
             self.transports.append(card)
             self.slots.append((config, machine.pci.plug(card, _slot(config))))
         for suffix, part in zip(_SUFFIXES, (device, card.core, card), strict=True):

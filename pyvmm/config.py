@@ -31,6 +31,11 @@ class DeviceConfig(FrozenRecord):
         """The value of an option, or the default."""
         return dict(self.options).get(key, default)
 
+    @property
+    def transitional(self) -> bool:
+        """Whether a virtio card has the legacy interface as well, as QEMU's have where nobody says otherwise."""
+        return self.get("disable-legacy", "on") in ("off", "auto", "false", "no")
+
     def flag(self, key: str, default: bool) -> bool:
         """An option that is on or off. ConfigError says so when it is neither."""
         value = switch(self.get(key, "on" if default else "off"))

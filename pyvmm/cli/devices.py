@@ -35,7 +35,10 @@ _ALIASES = {
     "virtio-blk": "virtio-blk-pci", "virtio-rng": "virtio-rng-pci", "virtio-serial": "virtio-serial-pci", "virtio-net": "virtio-net-pci",
     "e1000-82540em": "e1000",
 }  # fmt: skip
-_FIXED = {"disable-modern": ("off", "false", "no"), "disable-legacy": ("on", "off", "auto", "true", "false"), "bus": ("pci.0", "pcie.0")}
+_FIXED = {
+    "disable-modern": ("off", "false", "no"), "bus": ("pci.0", "pcie.0"),
+    "disable-legacy": ("on", "off", "auto", "true", "false", "yes", "no"),
+}  # fmt: skip
 
 
 def parse_device(text: str) -> DeviceConfig:
@@ -43,11 +46,15 @@ def parse_device(text: str) -> DeviceConfig:
     name, comma, rest = text.partition(",")
     name = name.removeprefix("driver=")
     name = _ALIASES.get(name, name).removesuffix("-non-transitional")
+    legacy = name.endswith("-pci-transitional")
+    name = name.removesuffix("-transitional")
     if name not in DEVICES:
         raise ConfigError(f"-device {name or text!r}: not known; there are {', '.join(DEVICES)}")
     if comma and not rest:
         raise ConfigError(f"-device {text}: write KEY=VALUE behind the comma")
     options = pairs("device", rest)
+    if legacy:
+        options.append(("disable-legacy", "off"))
     for key, value in options:
         if key == "id":
             identifier("device", text, value)

@@ -21,6 +21,11 @@ DEVICES = (
     ("PCI function: configuration header", "every function's first 64 bytes; unused BARs read 0", "pci.function_regs:HEADER"),
     ("PCI function: MSI-X table", "one entry of 16 bytes per vector in the function's BAR 1", "pci.msix_regs:ENTRY"),
     ("virtio-pci", "BAR 4 of functions 1af4:1040 and above, revision 1", "virtio.pci_regs:REGISTERS"),
+    (
+        "virtio-pci: legacy interface",
+        "BAR 0 of functions 1af4:1000 to 1005, revision 0, which have the above as well (`disable-legacy=off`)",
+        "virtio.legacy_regs:REGISTERS",
+    ),
     ("virtio-mmio", f"{layout.VIRTIO_MMIO_MAX} times from {layout.VIRTIO_MMIO:#x}", "virtio.mmio_regs:REGISTERS"),
     ("virtio-blk", "configuration space: at 0x2000 of virtio-pci's BAR, at 0x100 of virtio-mmio", "virtio.blk_regs:REGISTERS"),
     ("virtio-console", "configuration space, likewise", "virtio.console_regs:REGISTERS"),

@@ -43,6 +43,7 @@ KNOWN = (
 TRAFFIC = """
 section get; nc 10.0.2.2 $SOURCE </dev/null | sha256sum
 section put; head -c $SIZE /dev/urandom >/tmp/random; sha256sum </tmp/random; nc 10.0.2.2 $SINK -e cat /tmp/random
+wait_for 60 drained
 """
 PINGS_JOB = """
 section ping; ping -q -c $PINGS -i 0.01 10.0.2.2; ping -q -c 5 -i 0.01 -s 1400 10.0.2.2
@@ -289,6 +290,36 @@ def test_both_cards_and_a_disk_on_one_line(server: Server, tmp_path: Path) -> No
     assert re.search(r"IO-APIC +\d+-fasteoi .*(?=.*virtio0)(?=.*virtio1).*eth0", found["interrupts"]), found
     assert not warnings(found["warnings"]), found["warnings"]
     assert neighbour.echoes == PINGS + 20 and not neighbour.bad
+
+
+LEGACY = f"""
+section load; rmmod virtio_pci; insmod /modules/virtio_pci.ko force_legacy=1 || echo FAILED; load virtio_net; sleep 1
+for each in /sys/bus/virtio/devices/*; do cut -c 33 $each/features; cat $each/vendor $each/device; done
+section disk; head -c 4194304 /dev/urandom >/tmp/disk; sha256sum </tmp/disk; dd if=/tmp/disk of=/dev/vda bs=64k conv=fsync 2>/dev/null
+echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda bs=64k 2>/dev/null | sha256sum
+section dhcp; dhcp eth0
+{PINGS_JOB}
+{TRAFFIC}
+section interrupts; grep virtio /proc/interrupts
+section warnings; dmesg -r | sed -n 's/^<[0-4]>//p'
+"""
+
+
+@pytest.mark.parametrize("append", ["pci=nomsi", ""] if FULL else ["pci=nomsi"])
+def test_drivers_from_before_virtio_1(append: str, server: Server, tmp_path: Path) -> None:
+    """Linux's, told to use the legacy interface of transitional functions: a disk and a card. Without MSI-X registers are elsewhere."""
+    (tmp_path / "disk").write_bytes(bytes(4 << 20))
+    words = ["-drive", f"file={tmp_path / 'disk'},format=raw,if=none,id=d", "-device", "virtio-blk-pci,drive=d,disable-legacy=off"]
+    words += ["-netdev", "user,id=n", "-device", "virtio-net-pci-transitional,netdev=n"]
+    found = boot(options(PINGS=PINGS, SIZE=SIZE, SOURCE=server.source, SINK=server.sink) + LEGACY, *words, scratch=tmp_path, append=append)
+    assert found["load"].split() == ["0", "0x1af4", "0x0002", "0", "0x1af4", "0x0001"], found["load"]
+    written, read = sums(found["disk"])
+    assert written == read == hashlib.sha256((tmp_path / "disk").read_bytes()).hexdigest()
+    pinged(found["ping"], PINGS, 5)
+    moved(found, server)
+    line = r"IO-APIC.*virtio[01]$" if append else r"PCI-MSI.*virtio(?:0-req|1-input)"
+    assert len(re.findall(line, found["interrupts"], re.MULTILINE)) == 2, found["interrupts"]
+    assert not warnings(found["warnings"]), found["warnings"]
 
 
 SERVES = """

@@ -93,6 +93,7 @@ wait_for() { # seconds, command: until it succeeds
     sleep 0.1
   done
 }
+drained() { ! awk 'NR > 1 { print $4 }' /proc/net/tcp | grep -qE '01|04|09|0B'; } # what programs have sent by TCP has arrived
 carrier() { [ "$(cat /sys/class/net/$1/carrier 2>/dev/null)" = $2 ]; }
 dhcp() { ip link set $1 up; wait_for 20 carrier $1 1; udhcpc -i $1 -n -q -f -t 10 -T 2 -s /dhcp 2>&1; }
 """

@@ -257,6 +257,8 @@ class Messages:
 class PciDriver(Driver):
     """A driver of VirtioPci on a PCI bus, through ports and memory as a guest reaches it."""
 
+    transitional = False
+
     def __init__(self, device: VirtioDevice, memory: GuestMemory, bind: Any = None, vectors: int | None = None) -> None:
         self.device = device
         self.memory = memory
@@ -266,7 +268,7 @@ class PciDriver(Driver):
         ram = [(region.gpa, region.size) for region in memory.regions]
         self.bus = PciBus(self.ports, self.mmio, ResetControl(StopSink()), lambda line: self.line, ram)
         self.ports.add(0xCF8, 8, self.bus, 4)
-        self.function = VirtioPci(device, memory, self.messages, bind, vectors)
+        self.function = VirtioPci(device, memory, self.messages, bind, vectors, self.transitional)
         self.core = self.function.core
         self.slot = self.bus.plug(self.function, 3)
         self.bus.assign()
@@ -367,3 +369,65 @@ class PciDriver(Driver):
     @property
     def level(self) -> int:
         return self.line.level
+
+
+class LegacyDriver(PciDriver):
+    """A driver from before Virtio 1.0, through the I/O BAR; its rings get the layout of that time (2.7.2)."""
+
+    transitional = True
+
+    def __init__(self, device: VirtioDevice, memory: GuestMemory, bind: Any = None, vectors: int | None = None) -> None:
+        super().__init__(device, memory, bind, vectors)
+        self.set_command(7)
+
+    @property
+    def port(self) -> int:
+        return self.get_config(0x10, 4) & ~3
+
+    def inp(self, offset: int, size: int) -> int:
+        return self.ports.read(self.port + offset, size)
+
+    def out(self, offset: int, size: int, value: int) -> None:
+        self.ports.write(self.port + offset, size, value)
+
+    def status(self) -> int:
+        return self.inp(0x12, 1)
+
+    def set_status(self, value: int) -> None:
+        self.out(0x12, 1, value)
+
+    def offered(self) -> int:
+        return self.inp(0, 4)
+
+    def choose(self, features: int) -> None:
+        self.out(4, 4, features)
+
+    def setup(self, index: int, ring: Ring) -> None:
+        self.out(0x0E, 2, index)
+        assert (self.inp(0x08, 4), self.inp(0x0C, 2)) == (0, ring.size)
+        self.out(0x08, 4, ring.desc >> 12)
+        assert self.inp(0x08, 4) == ring.desc >> 12
+
+    def kick(self, index: int) -> None:
+        self.out(0x10, 2, index)
+
+    def interrupts(self) -> int:
+        return self.inp(0x13, 1)
+
+    def prepare(self, rings: dict[int, Ring], features: int | None = None) -> None:
+        """All but DRIVER_OK."""
+        features = self.offered() if features is None else features
+        for value in (0, ACKNOWLEDGE, ACKNOWLEDGE | DRIVER):
+            self.set_status(value)
+        self.choose(features)
+        for index, ring in rings.items():
+            ring.event_idx = bool(features & EVENT_IDX)
+            ring.avail = ring.desc + 16 * ring.size
+            ring.used = -(-(ring.avail + 6 + 2 * ring.size) // 4096) * 4096
+            ring.end = ring.used + 6 + 8 * ring.size
+            ring.clear()
+            self.setup(index, ring)
+
+    def start(self, rings: dict[int, Ring], features: int | None = None) -> None:
+        self.prepare(rings, features)
+        self.set_status(ACKNOWLEDGE | DRIVER | DRIVER_OK)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, FAILED = 1, 2, 4, 8, 0x40, 0x80  # 2.1
 DRIVER_BITS = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED
 
-INDIRECT_DESC, EVENT_IDX, VERSION_1, RING_RESET = 1 << 28, 1 << 29, 1 << 32, 1 << 40  # 6
+ANY_LAYOUT, INDIRECT_DESC, EVENT_IDX, VERSION_1, RING_RESET = 1 << 27, 1 << 28, 1 << 29, 1 << 32, 1 << 40  # 6, 6.3
 FEATURES = INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_RESET
 
 ISR_QUEUE, ISR_CONFIG = 1, 2  # 4.1.4.5, 4.2.2
@@ -94,19 +94,23 @@ class VirtioCore:
         memory: guest RAM, where the rings are.
         transport: notify(), set_level(), device_reset().
         bind: makes ioeventfds (``doorbells``); None: every kick is an exit.
+        transitional: a driver may do without VERSION_1 and FEATURES_OK (``legacy``).
 
     Attributes:
-        offered: the feature bits the driver may choose from.
+        offered, legacy_offered: the feature bits the driver may choose from; one without VERSION_1.
         queues: the rings of a running device; None where the driver has enabled none.
         paused: nothing is served for now (bus master is off); what is in flight completes.
         held: likewise (``hold``).
         trouble: why NEEDS_RESET was last set, "" if never.
     """
 
-    def __init__(self, device: VirtioDevice, memory: GuestMemory, transport: Transport, bind: Bind | None = None) -> None:
+    def __init__(
+        self, device: VirtioDevice, memory: GuestMemory, transport: Transport, bind: Bind | None = None, transitional: bool = False
+    ) -> None:
         self.device = device
         self.transport = transport
         self.offered = device.features | FEATURES
+        self.legacy_offered = (self.offered | ANY_LAYOUT) & 0xFFFF_FFFF if transitional else 0
         self.lock = Lock()
         self.doorbells = Doorbells(device.loop, self.serve, bind)
         self.paused = self.held = False
@@ -153,7 +157,7 @@ class VirtioCore:
         new = value & DRIVER_BITS & ~state.status
         if new & FEATURES_OK and not self._acceptable(state.driver_features):
             new &= ~FEATURES_OK
-        if new & DRIVER_OK and not (state.status | new) & FEATURES_OK:
+        if new & DRIVER_OK and not (state.status | new) & FEATURES_OK and not self._legacy(state.driver_features):
             new &= ~DRIVER_OK  # 3.1.1: not without what step 5 has settled
         with self.lock:
             state.status |= new
@@ -161,8 +165,12 @@ class VirtioCore:
             self._start()
 
     def _acceptable(self, features: int) -> bool:
-        """2.2.2, 6.1: VERSION_1 (there is no legacy interface), nothing that was not offered, dependencies met."""
+        """2.2.2, 6.1: VERSION_1 (others do without FEATURES_OK), nothing that was not offered, dependencies met."""
         return bool(features & VERSION_1) and not features & ~self.offered and self.device.accepts(features)
+
+    def _legacy(self, features: int) -> bool:
+        """2.2.3: likewise, of a driver that has only ever heard of 32 bits."""
+        return bool(self.legacy_offered) and not features & ~self.legacy_offered and self.device.accepts(features & ~ANY_LAYOUT)
 
     def device_features(self) -> int:
         """The 32 offered bits that device_feature_select chooses."""

@@ -1,7 +1,8 @@
 """virtio-net: a network card (Virtio specification 1.2, 5.1). Lives on the main loop, machine lock held.
 
-Every frame has a header of 12 bytes in front (5.1.6) that says what the sender has left to others: one checksum, or cutting a
-large TCP frame. A wire that can do that (a tap) gets the header as it is; for others it is done here, with ``net.frames``.
+Every frame has a header of 12 bytes in front (5.1.6), of 10 for some legacy drivers, that says what the sender has left to others:
+one checksum, or cutting a large TCP frame. A wire that can do that (a tap) gets the header as it is; for others it is done here, with
+``net.frames``.
 
 Received frames go straight into the driver's buffers. When there are none the wire is refused its frame, and is told to offer
 it again when the driver rings. Work per doorbell is bounded: what is beyond ``TURN`` comes after others had their turn.
@@ -10,8 +11,9 @@ it again when the driver rings. Work per doorbell is bounded: what is beyond ``T
 from __future__ import annotations
 
 from pyvmm.devices.virtio import net_features as f
+from pyvmm.devices.virtio.core import VERSION_1
 from pyvmm.devices.virtio.device import VirtioDevice, read_bytes
-from pyvmm.devices.virtio.net_buffers import HEADER, LARGE, MERGE_MAX, merge, scatter, spread
+from pyvmm.devices.virtio.net_buffers import HEADER, LARGE, LEGACY_HEADER, MERGE_MAX, merge, scatter, spread
 from pyvmm.devices.virtio.net_control import COMMAND_MAX, STATUS_ANNOUNCE, STATUS_LINK_UP, Filter, NetState, execute
 from pyvmm.devices.virtio.queue import QueueError
 from pyvmm.net.frames import (
@@ -94,6 +96,7 @@ class VirtioNet(VirtioDevice):
 
     Attributes:
         cable: plugged in; the link is up when the wire's is, too.
+        header_size: bytes in front of each frame (5.1.6.1): a legacy driver has no num_buffers where it does not merge buffers.
         counts: frames.
     """
 
@@ -117,6 +120,7 @@ class VirtioNet(VirtioDevice):
         self.wire_up = backend.link
         self.filter = Filter()
         self._mergeable = False
+        self.header_size = HEADER
         self._kinds = frozenset[int]()  # of segmentation, that this driver may leave to us together with a checksum
         self._limit = MAX_FRAME
         self._waiting = False  # the wire was refused a frame
@@ -170,6 +174,7 @@ class VirtioNet(VirtioDevice):
     def start(self, queues: list[VirtQueue | None], features: int) -> None:
         super().start(queues, features)
         self._mergeable = bool(features & f.MRG_RXBUF)
+        self.header_size = HEADER if features & (f.MRG_RXBUF | VERSION_1) else LEGACY_HEADER
         self._limit = self.mtu + ETH_HEADER + 4 if features & f.MTU else MAX_FRAME
         if self.state.offloads < 0:  # else they are from a snapshot
             self.state.offloads = features & _OFFLOADS
@@ -283,16 +288,17 @@ class VirtioNet(VirtioDevice):
             chain = queue.pop()
             if chain is None:
                 return False  # it has taken them back
-        total = HEADER + size
-        if chain.faulty or chain.writable_length < HEADER:
+        head = self.header_size
+        total = head + size
+        if chain.faulty or chain.writable_length < head:
             raise QueueError(chain.faulty or f"a receive buffer of {chain.writable_length} bytes")
         if chain.writable_length >= total:
             view = chain.writable[0]
             if len(view) >= total:
-                view[:HEADER] = self._header
-                view[HEADER:total] = frame
+                view[:head] = self._header[:head]
+                view[head:total] = frame
             else:
-                scatter(chain.writable, b"".join((self._header, frame)))
+                scatter(chain.writable, b"".join((self._header[:head], frame)))
             queue.push(chain.head, total)
         elif not self._mergeable:  # 5.1.6.3.1: such a driver's buffers hold what it wants to get
             queue.put_back(1)
@@ -360,12 +366,13 @@ class VirtioNet(VirtioDevice):
 
     def send(self, chain: Chain) -> int:
         """One request; returns units of work."""
-        views, size = chain.readable, chain.readable_length - HEADER
+        head = self.header_size
+        views, size = chain.readable, chain.readable_length - head
         if not ETH_HEADER <= size <= MAX_FRAME or not (self.cable and self.wire_up):
             self.counts.tx_dropped += 1
             return 1
         data = views[0] if len(views) == 1 else memoryview(b"".join(views))
-        header, frame = bytes(data[:HEADER]), bytes(data[HEADER:])  # copied once: what the driver writes from here on changes nothing
+        header, frame = bytes(data[:head]), bytes(data[head:])  # copied once: what the driver writes from here on changes nothing
         flags, kind = header[0], header[1]
         if not flags & NEEDS_CSUM and kind == GSO_NONE:
             self.backend.send(frame)
@@ -373,7 +380,7 @@ class VirtioNet(VirtioDevice):
             self.counts.tx_dropped += 1
             return 1
         elif self.backend.offload:
-            if flags != NEEDS_CSUM or header[10:] != b"\0\0":
+            if flags != NEEDS_CSUM or header[10:] != b"\0\0":  # a short one, too, becomes a whole one
                 header = bytes((NEEDS_CSUM,)) + header[1:10] + b"\0\0"
             self.backend.send(frame, header)
         elif kind == GSO_NONE:
@@ -384,7 +391,7 @@ class VirtioNet(VirtioDevice):
                 return 1
             self.backend.send(work)
         else:
-            return self._cut(frame, header)
+            return self._cut(frame, header.ljust(HEADER, b"\0"))
         self.counts.sent += 1
         return 1 + (size >> _UNIT_SHIFT)
 

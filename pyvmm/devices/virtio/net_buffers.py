@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Frame = bytes | bytearray | memoryview
 
-HEADER = OFFLOAD_HEADER.size
+HEADER, LEGACY_HEADER = OFFLOAD_HEADER.size, 10
 MERGE_MAX = 256  # buffers for one received frame
 LARGE = 1530  # bytes; a longer frame has more than one of the buffers that drivers give (Linux: 1536 bytes and less)
 

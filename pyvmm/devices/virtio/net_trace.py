@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from pyvmm.devices.virtio.net import CONTROL, MAX_FRAME, RX, TX
-from pyvmm.devices.virtio.net_buffers import HEADER
 from pyvmm.devices.virtio.queue import DESC_INDIRECT, DESC_WRITE
 from pyvmm.net.words import checks, offload, summary
 
@@ -61,9 +60,9 @@ def attach(device: VirtioNet, say: Callable[[str], None]) -> Callable[[], None]:
     def traced_send(chain: Chain) -> int:
         pieces.clear()
         before = device.counts.tx_dropped
-        if chain.readable_length <= HEADER + MAX_FRAME:
+        if chain.readable_length <= device.header_size + MAX_FRAME:
             data = b"".join(chain.readable)
-            say(f"{name} tx {len(data)} bytes, header: {offload(data)}; {summary(data[HEADER:])}")
+            say(f"{name} tx {len(data)} bytes, header: {offload(data)}; {summary(data[device.header_size:])}")
         work = send(chain)
         if device.counts.tx_dropped != before:
             say(f"{name} tx dropped: {'no link' if not device.link else 'impossible length or header'}")

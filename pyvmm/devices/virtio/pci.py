@@ -1,4 +1,4 @@
-"""virtio-pci, modern only: a virtio device as a PCI function (Virtio specification 1.2, 4.1).
+"""virtio-pci: a virtio device as a PCI function (Virtio specification 1.2, 4.1); for drivers from before 1.0 see ``legacy``.
 
 BAR 4 has four pages: common configuration, interrupt status, the device's configuration, doorbells (queue n at 4n). BAR 1 is
 MSI-X's. Drivers use each register at its own width (4.1.3.1); what others do is defined all the same: an access covers the bytes
@@ -175,22 +175,37 @@ class VirtioPci(PciFunction):
         make_msi: prepares a message (``irq.MakeMsi``).
         bind: makes ioeventfds; None: every kick is an exit.
         vectors: of MSI-X; None: one for each queue and one for the configuration; 0: no MSI-X.
+        transitional: has the legacy interface as well, and the ids that go with it.
     """
 
     def __init__(
-        self, device: VirtioDevice, memory: GuestMemory, make_msi: MakeMsi, bind: Bind | None = None, vectors: int | None = None
+        self,
+        device: VirtioDevice,
+        memory: GuestMemory,
+        make_msi: MakeMsi,
+        bind: Bind | None = None,
+        vectors: int | None = None,
+        transitional: bool = False,
     ) -> None:
-        super().__init__(device.name, VENDOR, DEVICE_BASE + device.device_id, device.pci_class, revision=1, subsystem=(VENDOR, SUBSYSTEM))
+        number, revision, subsystem = DEVICE_BASE + device.device_id, 1, SUBSYSTEM
+        if transitional:  # 4.1.2.1, 4.1.2.3
+            from pyvmm.devices.virtio import legacy
+
+            number, revision, subsystem = legacy.DEVICE_IDS[device.device_id], 0, device.device_id
+        super().__init__(device.name, VENDOR, number, device.pci_class, revision=revision, subsystem=(VENDOR, subsystem))
         if len(device.queue_sizes) > PAGE // NOTIFY_MULTIPLIER:
             raise ValueError(f"{device.name}: {len(device.queue_sizes)} queues")
         if vectors is None:
             vectors = len(device.queue_sizes) + 1
         self.device = device
-        self.core = VirtioCore(device, memory, self, bind)
+        self.core = VirtioCore(device, memory, self, bind, transitional)
         self.msix = MsiX(self, vectors, make_msi) if vectors else None
         self.window = Window(f"{device.name}-bar{BAR}", self.core, vectors)
         self.bar = self.add_bar(BAR, BAR_SIZE, self.window, "mem64", prefetch=True)
         self.bar.on_place = self._placed
+        if transitional:
+            old = legacy.LegacyWindow(f"{device.name}-bar{legacy.BAR}", self.core, vectors, self.msix)
+            self.add_bar(legacy.BAR, legacy.BAR_SIZE, old, "io", width=4)
         for kind, offset, extra in ((CAP_COMMON, COMMON, b""), (CAP_ISR, ISR, b""), (CAP_DEVICE, DEVICE, b"")):
             self.add_capability(CAP_VENDOR, _capability(kind, offset, PAGE, extra))
         self.add_capability(CAP_VENDOR, _capability(CAP_NOTIFY, NOTIFY, PAGE, NOTIFY_MULTIPLIER.to_bytes(4, "little")))

@@ -39,6 +39,8 @@ PREFIXES = {
     "pyvmm.devices.pci.msix_regs:ENTRY": "pci_msix",
     "pyvmm.devices.pci.testdev_regs:HEADER": "pci_testdev",
     "pyvmm.devices.virtio.pci_regs:REGISTERS": "virtio_pci",
+    "pyvmm.devices.virtio.legacy_regs:REGISTERS": "virtio_legacy",
+    "pyvmm.devices.system_ports_regs:EMPTY_IDE": "ide",
     "pyvmm.devices.virtio.mmio_regs:REGISTERS": "virtio_mmio",
     "pyvmm.devices.virtio.blk_regs:REGISTERS": "virtio_blk",
     "pyvmm.devices.virtio.console_regs:REGISTERS": "virtio_console",
