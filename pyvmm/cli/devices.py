@@ -63,3 +63,10 @@ def parse_device(text: str) -> DeviceConfig:
         elif key in _FIXED and name != "virtconsole":
             choice("device", text, key, value, _FIXED[key])
     return DeviceConfig(name=name, options=tuple(options))
+
+
+def with_default(device: DeviceConfig, key: str, value: str) -> DeviceConfig:
+    """The device with an option that its name allows and nobody has given."""
+    if key not in DEVICES.get(device.name, ()) or key in dict(device.options):
+        return device
+    return device.replace(options=(*device.options, (key, value)))

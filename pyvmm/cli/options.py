@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from pyvmm import catalogue
-from pyvmm.cli.devices import DEVICES, NICS, parse_device
+from pyvmm.cli.devices import DEVICES, NICS, parse_device, with_default
 from pyvmm.config import BootConfig, ChardevConfig, Config, DriveConfig, NetConfig, SerialConfig, switch
 from pyvmm.errors import ConfigError
 from pyvmm.layout import GIB, KIB, MAX_VCPUS, MIB, SERIAL_PORTS
@@ -110,7 +110,7 @@ _ONLY_VALUE = {
 }  # fmt: skip
 # vmport: VMware's port is not there either way; a guest that looks for it reads all-ones, which says so
 _MACHINE_KEYS = {"acpi": ("on", "off"), "pit": ("on", "off"), "accel": ("kvm",), "kernel_irqchip": ("on",), "vmport": ("on", "off")}
-_GLOBALS = {"kvm-pit.lost_tick_policy": ("delay", "discard")}
+_GLOBALS = {"kvm-pit.lost_tick_policy": ("delay", "discard"), "virtio-pci.disable-legacy": ("on", "off")}
 _ATTACHED = {"drive", "chardev", "object", "snapshot"}  # what cli.drives knows about
 _SAFETY = {"sandbox", "runas", "chroot", "run-with"}  # and cli.safety
 _NETWORK = {"netdev", "nic", "object"}  # and cli.nets
@@ -201,6 +201,9 @@ class Options:
             from pyvmm.cli.drives import attach
 
             drives, chardevs, devices = attach(given, devices, disk)
+        defaults = _globals(given.get("global", []))
+        if "virtio-pci.disable-legacy" in defaults:
+            devices = [with_default(device, "disable-legacy", defaults["virtio-pci.disable-legacy"]) for device in devices]
         serials, chardevs = _serials(given, chardevs)
         self.config = Config(
             boot=BootConfig(
@@ -221,7 +224,7 @@ class Options:
             chardevs=tuple(chardevs),
             netdevs=tuple(netdevs),
             machine=tuple(machine.items()),
-            pit_reinject=_globals(given.get("global", [])).get("kvm-pit.lost_tick_policy") != "discard",
+            pit_reinject=defaults.get("kvm-pit.lost_tick_policy") != "discard",
             acpi=machine.get("acpi", "on") == "on",
             no_reboot="no-reboot" in given,
             list_unclaimed="unclaimed" in given,

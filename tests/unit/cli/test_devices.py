@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.cli.devices import DEVICES, parse_device
+from pyvmm.cli.options import Options
 from pyvmm.config import DeviceConfig
 from pyvmm.errors import ConfigError
 
@@ -59,3 +60,15 @@ def test_values() -> None:
     for key in ("b", "d"):
         with pytest.raises(ConfigError, match=f"-device n,{key}=.*: give a number from 1 to 2"):
             device.number(key, 1, 1, 2)
+
+
+def test_a_default_for_virtio_cards_that_nobody_has_asked_otherwise() -> None:
+    """-global virtio-pci.disable-legacy=off, for -drive and -nic too."""
+    words = ["hello", "-drive", "format=scratch,size=1M", "-device", "virtio-rng-pci,disable-legacy=on", "-device", "virtio-rng-device"]
+    for value, expected in (("off", {"virtio-blk-pci"}), ("on", set())):
+        config = Options([*words, "-global", f"virtio-pci.disable-legacy={value}"]).config
+        assert config is not None
+        assert {device.name for device in config.devices if device.transitional} == expected
+        assert {device.name for device in config.devices} == {"virtio-blk-pci", "virtio-rng-pci", "virtio-rng-device"}
+    with pytest.raises(ConfigError, match=r"virtio-pci\.disable-legacy=on\|off"):
+        Options([*words, "-global", "virtio-pci.disable-legacy=maybe"])
