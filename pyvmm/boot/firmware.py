@@ -17,6 +17,8 @@ from pyvmm.boot.cpu import real_mode
 from pyvmm.boot.image import open_image
 from pyvmm.boot.plan import BootPlan, Placement, ram_text
 from pyvmm.devices.pci.host import HostBridge
+from pyvmm.devices.virtio.legacy import DEVICE_IDS
+from pyvmm.devices.virtio.pci import DEVICE_BASE
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -42,7 +44,6 @@ ALLOCATE, ADD_POINTER, ADD_CHECKSUM = 1, 2, 3  # commands of etc/table-loader
 ZONE_HIGH, ZONE_FSEG = 1, 2
 COMMAND_SIZE = 128
 CARDS = {"e1000": (0x8086, 0x100E, "ethernet"), "virtio-net-pci": (0x1AF4, 0x1041, "ethernet"), "virtio-blk-pci": (0x1AF4, 0x1042, "scsi")}
-TRANSITIONAL = {0x1041: 0x1000, 0x1042: 0x1001}
 OPTION_ROM, OPTION_ROM_UNIT, OPTION_ROM_MAX = b"\x55\xaa", 512, 128 * layout.KIB
 LOADER, TABLES, RSDP = "etc/table-loader", "etc/acpi/tables", "etc/acpi/rsdp"
 CMOS_BOOT_ORDER, CMOS_BOOT_THIRD = 0x3D, 0x38
@@ -155,7 +156,7 @@ def _of_cards(cards: Sequence[tuple[DeviceConfig, int]]) -> dict[str, bytes]:
         if config.name not in CARDS:
             continue
         vendor, device, kind = CARDS[config.name]
-        device = TRANSITIONAL.get(device, device) if config.transitional else device
+        device = DEVICE_IDS[device - DEVICE_BASE] if config.transitional else device
         if config.get("romfile"):
             found[f"pci{vendor:04x},{device:04x}.rom"] = _option_rom(config.get("romfile"))
         if config.get("bootindex"):

@@ -146,7 +146,8 @@ def run(options: argparse.Namespace) -> int:
         options.results = options.results.resolve()
     job = Job(tuple(options.command), Path.cwd(), environment(options.env), options.results)
     kernel = debian.kernel("generic")
-    modules = initramfs.modules(kernel, _SYSTEM_MODULES + ("virtio_net",) * options.net, "modules/system.order")
+    system = (*_SYSTEM_MODULES, "virtio_net") if options.net else _SYSTEM_MODULES
+    modules = initramfs.modules(kernel, system, "modules/system.order")
     modules += initramfs.modules(kernel, _KVM_MODULES, "modules/kvm.order")
     base = initramfs.build(_INIT.read_text(), extra=modules)
     for attempt in (1, 2):

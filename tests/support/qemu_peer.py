@@ -37,7 +37,7 @@ class Peer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         scratch = Path(self._scratch.name)
-        self._log = (scratch / "log").open("w+b")
+        self._log = (scratch / "log").open("a+b")  # QEMU shares where it writes with us who read
         command = [
             PROGRAM, "-M", "pc", "-accel", "tcg", "-m", "192", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
             "-kernel", str(linux.image(netlinux.KERNEL, "bzimage")), "-initrd",

@@ -13,11 +13,11 @@ from pyvmm.devices.virtio.device import VirtioDevice, read_bytes
 from pyvmm.devices.virtio.mmio import VirtioMmio
 from pyvmm.devices.virtio.pci import VirtioPci
 from pyvmm.devices.virtio.queue import Chain, QueueError
-from pyvmm.layout import VIRTIO_MMIO
+from pyvmm.layout import MIB, VIRTIO_MMIO
 from pyvmm.memory import GuestMemory
 from pyvmm.record import Record
 from tests.support.fakes import FakeLine, StopSink
-from tests.support.ring import Ring
+from tests.support.ring import FakeLoop, Ring
 
 if TYPE_CHECKING:
     from pyvmm.devices.virtio.device import Loop
@@ -431,3 +431,21 @@ class LegacyDriver(PciDriver):
     def start(self, rings: dict[int, Ring], features: int | None = None) -> None:
         self.prepare(rings, features)
         self.set_status(ACKNOWLEDGE | DRIVER | DRIVER_OK)
+
+
+class EchoRig:
+    """An echoing device with a driver, and its first queue, which is not running yet."""
+
+    driver: Driver
+
+    def __init__(self, size: int) -> None:
+        self.memory = GuestMemory(2 * MIB)
+        self.loop = FakeLoop()
+        self.ring = Ring(self.memory, size)
+
+    def echo(self, *, served: bool = True) -> None:
+        """One request, answered or not."""
+        self.ring.add(b"x", 2)
+        self.driver.kick(0)
+        self.loop.run_pending()
+        assert len(self.ring.collect()) == int(served)

@@ -170,12 +170,16 @@ def test_bootindex_is_the_order_of_booting() -> None:
 
 
 def test_an_option_rom_goes_by_the_cards_id(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    def files(data: bytes) -> dict[str, bytes]:
+    def files(data: bytes, name: str = "e1000", *options: tuple[str, str]) -> dict[str, bytes]:
         file = tmp_path / "rom"
         file.write_bytes(data)
-        return firmware.files(BIOS, [(DeviceConfig(name="e1000", options=(("romfile", str(file)),)), 1)])
+        return firmware.files(BIOS, [(DeviceConfig(name=name, options=(("romfile", str(file)), *options)), 1)])
 
-    assert files(b"\x55\xaa".ljust(1024, b"x"))["pci8086,100e.rom"] == b"\x55\xaa".ljust(1024, b"x")
+    good = b"\x55\xaa".ljust(1024, b"x")
+    assert files(good)["pci8086,100e.rom"] == good
+    assert files(good, "virtio-net-pci")["pci1af4,1041.rom"] == good
+    for name, number in (("virtio-net-pci", "1000"), ("virtio-blk-pci", "1001")):
+        assert files(good, name, ("disable-legacy", "off"))[f"pci1af4,{number}.rom"] == good
     for bad in (b"\x55\xab".ljust(1024, b"x"), b"\x55\xaa".ljust(1000, b"x"), b"\x55\xaa".ljust(129 * KIB, b"x")):
         with pytest.raises(ImageError, match="no option ROM"):
             files(bad)

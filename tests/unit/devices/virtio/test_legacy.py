@@ -11,13 +11,11 @@ from pyvmm.devices.virtio import net_features as f
 from pyvmm.devices.virtio.core import ACKNOWLEDGE, ANY_LAYOUT, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VERSION_1
 from pyvmm.devices.virtio.legacy_regs import REGISTERS
 from pyvmm.devices.virtio.net import NetOptions
-from pyvmm.layout import MIB
-from pyvmm.memory import GuestMemory
 from tests.support.net_driver import NetRig, header, seeded
 from tests.support.network import frame
 from tests.support.packets import ipv4_tcp, udp, valid
-from tests.support.ring import FakeLoop, Ring
-from tests.support.virtio import Echo, LegacyDriver, PciDriver
+from tests.support.ring import Ring
+from tests.support.virtio import Echo, EchoRig, LegacyDriver, PciDriver
 
 
 class Known(Echo):
@@ -26,21 +24,15 @@ class Known(Echo):
     device_id = 4
 
 
-class Rig:
-    """A driver with one queue that is not running yet."""
+class Rig(EchoRig):
+    """On a transitional function, with a legacy driver."""
 
-    def __init__(self, vectors: int | None = None) -> None:
-        self.memory = GuestMemory(2 * MIB)
-        self.loop = FakeLoop()
+    driver: LegacyDriver
+
+    def __init__(self) -> None:
+        super().__init__(16)
         self.device = Known(self.loop)
-        self.driver = LegacyDriver(self.device, self.memory, None, vectors)
-        self.ring = Ring(self.memory, 16)
-
-    def echo(self, *, served: bool = True) -> None:
-        self.ring.add(b"x", 2)
-        self.driver.kick(0)
-        self.loop.run_pending()
-        assert len(self.ring.collect()) == int(served)
+        self.driver = LegacyDriver(self.device, self.memory)
 
 
 @pytest.fixture

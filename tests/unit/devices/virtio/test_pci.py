@@ -9,21 +9,20 @@ import pytest
 from pyvmm.devices.virtio.core import DRIVER_OK
 from pyvmm.devices.virtio.pci_regs import REGISTERS
 from pyvmm.layout import MIB
-from pyvmm.memory import GuestMemory
-from tests.support.ring import FakeLoop, Ring
-from tests.support.virtio import Echo, PciDriver
+from tests.support.ring import Ring
+from tests.support.virtio import Echo, EchoRig, PciDriver
 
 
-class Rig:
+class Rig(EchoRig):
     """A driver with one running queue. ``bound``: the ioeventfds KVM has, (address, length, value) -> eventfd."""
 
+    driver: PciDriver
+
     def __init__(self, vectors: int | None = None) -> None:
-        self.memory = GuestMemory(2 * MIB)
-        self.loop = FakeLoop()
+        super().__init__(8)
         self.bound: dict[tuple[int, int, int | None], int] = {}
         self.device = Echo(self.loop)
         self.driver = PciDriver(self.device, self.memory, self.bind, vectors)
-        self.ring = Ring(self.memory, 8)
 
     def bind(self, fd: int, address: int, length: int, value: int | None, on: bool) -> None:
         if on:
@@ -35,12 +34,6 @@ class Rig:
     def start(self) -> None:
         self.driver.start({0: self.ring})
         self.loop.run_pending()
-
-    def echo(self, *, served: bool = True) -> None:
-        self.ring.add(b"x", 2)
-        self.driver.kick(0)
-        self.loop.run_pending()
-        assert len(self.ring.collect()) == int(served)
 
 
 @pytest.fixture
